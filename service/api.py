@@ -1,0 +1,27 @@
+"""One line per resource."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from service.checkpoints.endpoints import checkpoints
+from service.completions.endpoints import completions
+from service.datasets.endpoints import datasets
+from service.health import health
+from service.jobs.endpoints import jobs
+from service.judges.endpoints import judges
+from service.models.endpoints import models
+from service.projects.endpoints import projects
+from service.rubrics.endpoints import rubrics
+
+ROUTERS: tuple[APIRouter, ...] = (
+    health,
+    projects,
+    rubrics,
+    judges,
+    models,
+    datasets,
+    jobs,
+    completions,
+    checkpoints,
+)

@@ -1,0 +1,1 @@
+"""Checkpoints: manifests, files, promotion to models."""

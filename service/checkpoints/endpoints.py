@@ -1,0 +1,90 @@
+"""`/v1/checkpoints` and `/v1/jobs/{id}/checkpoints`."""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated
+
+from fastapi import Depends, Request, Response
+from fastapi.responses import FileResponse, StreamingResponse
+
+from service.checkpoints.archive import archive_size, stream_archive
+from service.checkpoints.schemas import CheckpointOut
+from service.db.queries import checkpoints as queries
+from service.db.queries import jobs as job_queries
+from service.db.tables import Checkpoint, Job
+from service.deps import CallerDep, Listing, PageDep, ServicesDep, SessionDep
+from service.errors import NotFound
+from service.operation import needs, router
+
+checkpoints = router("checkpoints")
+
+
+async def _find(checkpoint_id: str, session: SessionDep, caller: CallerDep) -> Checkpoint:
+    row = await session.scalar(queries.checkpoint(caller.project_id, checkpoint_id))
+    if row is None:
+        raise NotFound(f"there is no checkpoint '{checkpoint_id}'; `keep` may have pruned it")
+    return row
+
+
+CheckpointDep = Annotated[Checkpoint, Depends(_find)]
+
+
+@checkpoints.get("/v1/jobs/{job_id}/checkpoints", openapi_extra=needs("jobs:read"))
+async def list_checkpoints(
+    job_id: str, session: SessionDep, caller: CallerDep, page: PageDep
+) -> Listing[CheckpointOut]:
+    """A job's checkpoints, first to last step."""
+    if await session.scalar(job_queries.by_id(caller.project_id, job_id).with_only_columns(Job.id)) is None:
+        raise NotFound(f"there is no job '{job_id}'")
+    return await page.fetch(
+        session, queries.of_job(job_id), [Checkpoint.step], CheckpointOut.of, lambda row: [row.step]
+    )
+
+
+@checkpoints.get("/v1/checkpoints/{checkpoint_id}", openapi_extra=needs("jobs:read"))
+async def get_checkpoint(row: CheckpointDep) -> CheckpointOut:
+    """A checkpoint's files with their sha256."""
+    return CheckpointOut.of(row)
+
+
+@checkpoints.api_route(
+    "/v1/checkpoints/{checkpoint_id}/files/{path:path}",
+    methods=["GET", "HEAD"],
+    response_class=FileResponse,
+    openapi_extra=needs("jobs:read"),
+)
+async def get_file(row: CheckpointDep, path: str, request: Request, services: ServicesDep) -> Response:
+    """One file, with ranges; its ETag is its sha256."""
+    file = next((f for f in CheckpointOut.of(row).files if f.path == path), None)
+    if file is None:
+        raise NotFound(f"checkpoint '{row.id}' has no file '{path}'")
+    digest = base64.b64encode(bytes.fromhex(file.sha256)).decode()
+    headers = {
+        "ETag": f'"{file.sha256}"',
+        "Repr-Digest": f"sha-256=:{digest}:",
+        "Cache-Control": "private, max-age=31536000, immutable",
+    }
+    if file.sha256 in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return FileResponse(
+        services.store.path(row.location) / file.path,
+        media_type="application/json" if path.endswith(".json") else "application/octet-stream",
+        headers=headers,
+    )
+
+
+@checkpoints.get(
+    "/v1/checkpoints/{checkpoint_id}/archive", response_class=StreamingResponse, openapi_extra=needs("jobs:read")
+)
+async def get_archive(row: CheckpointDep, services: ServicesDep) -> Response:
+    """All files as one tar, streamed."""
+    files = CheckpointOut.of(row).files
+    return StreamingResponse(
+        stream_archive(services.store.path(row.location), files, row.id),
+        media_type="application/x-tar",
+        headers={
+            "Content-Disposition": f'attachment; filename="{row.id}.tar"',
+            "Content-Length": str(archive_size(files, row.id)),
+        },
+    )

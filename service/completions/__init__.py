@@ -1,0 +1,1 @@
+"""Sampled completions with their cells and arithmetic."""

@@ -1,0 +1,118 @@
+"""`/v1/completions`, `/v1/jobs/{id}/completions` and `/v1/critiques`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import Depends, Query
+
+from service.completions.schemas import CompletionOut, CritiqueOut
+from service.db.queries import completions as queries
+from service.db.queries import jobs as job_queries
+from service.db.tables import CellRow, Completion, Job
+from service.deps import CallerDep, Listing, PageDep, SessionDep
+from service.domain.grade import CellStatus
+from service.errors import NotFound
+from service.operation import needs, router
+
+completions = router("completions")
+
+Sort = Literal["step", "-step", "reward", "-reward", "plain_reward", "-plain_reward"]
+
+
+class _Filters:
+    """The filters of a list of completions."""
+
+    def __init__(
+        self,
+        step: Annotated[int | None, Query(ge=0, le=2**31 - 1)] = None,
+        group: str | None = None,
+        criterion: str | None = None,
+        status: CellStatus | None = None,
+        reward_gte: float | None = None,
+        reward_lte: float | None = None,
+        purpose: Literal["train", "evaluation"] = "train",
+    ) -> None:
+        self.purpose = purpose
+        self.cell = (criterion, status)
+        self.where = [
+            column == value
+            for column, value in ((Completion.step, step), (Completion.group_id, group))
+            if value is not None
+        ]
+        if reward_gte is not None:
+            self.where.append(Completion.reward >= reward_gte)
+        if reward_lte is not None:
+            self.where.append(Completion.reward <= reward_lte)
+
+
+@completions.get("/v1/jobs/{job_id}/completions", openapi_extra=needs("jobs:read"))
+async def list_completions(
+    job_id: str,
+    session: SessionDep,
+    caller: CallerDep,
+    page: PageDep,
+    filters: Annotated[_Filters, Depends()],
+    sort: Sort = "step",
+) -> Listing[CompletionOut]:
+    """A job's completions with their cells, by step, group and index unless sorted otherwise."""
+    if await session.scalar(job_queries.by_id(caller.project_id, job_id).with_only_columns(Job.id)) is None:
+        raise NotFound(f"there is no job '{job_id}'")
+    statement = queries.of_job(job_id, filters.purpose).where(*filters.where)
+    if any(filters.cell):
+        statement = queries.with_cell(statement, *filters.cell)
+    name = sort.removeprefix("-")
+
+    def key_of(row: Completion) -> list[object]:
+        if name == "step":
+            return [row.step, row.group_index, row.index, row.id]
+        value = getattr(row, name)
+        return [-1.0 if value is None else value, row.id]
+
+    found = await page.fetch(
+        session, statement, queries.SORTS[name], lambda row: row, key_of, descending=sort.startswith("-")
+    )
+    cells = list(await session.scalars(queries.cells([row.id for row in found.data])))
+    return Listing(data=[CompletionOut.of(row, cells) for row in found.data], next_page_token=found.next_page_token)
+
+
+@completions.get("/v1/completions/{completion_id}", openapi_extra=needs("jobs:read"))
+async def get_completion(completion_id: str, session: SessionDep, caller: CallerDep) -> CompletionOut:
+    """One completion: every number of its advantage, down to the judge's words."""
+    row = await session.scalar(queries.completion(caller.project_id, completion_id))
+    if row is None:
+        raise NotFound(f"there is no completion '{completion_id}'")
+    return CompletionOut.of(row, list(await session.scalars(queries.cells([row.id]))))
+
+
+@completions.get("/v1/critiques", openapi_extra=needs("jobs:read"))
+async def list_critiques(
+    session: SessionDep,
+    caller: CallerDep,
+    page: PageDep,
+    job: str | None = None,
+    completion: str | None = None,
+    criterion: str | None = None,
+    q: Annotated[str | None, Query(description="text that the critique contains", max_length=200)] = None,
+) -> Listing[CritiqueOut]:
+    """What judges said, oldest first."""
+    statement = queries.critiques(caller.project_id)
+    for column, value in (
+        (CellRow.job_id, job),
+        (CellRow.completion_id, completion),
+        (CellRow.criterion, criterion),
+    ):
+        if value is not None:
+            statement = statement.where(column == value)
+    if q is not None:
+        statement = statement.where(CellRow.reasoning.icontains(q, autoescape=True))
+    return await page.fetch(session, statement, [CellRow.critique_id], CritiqueOut.of, lambda row: [row.critique_id])
+
+
+@completions.get("/v1/critiques/{critique_id}", openapi_extra=needs("jobs:read"))
+async def get_critique(critique_id: str, session: SessionDep, caller: CallerDep) -> CritiqueOut:
+    """One critique."""
+    row = await session.scalar(queries.critiques(caller.project_id).where(CellRow.critique_id == critique_id))
+    if row is None:
+        raise NotFound(f"there is no critique '{critique_id}'")
+    return CritiqueOut.of(row)

@@ -1,0 +1,135 @@
+"""`Settings`: the only place that reads the environment (prefix `GRAPE_`, nesting with `__`).
+
+Composition roots (`service.app`, `workers.app`, the child, `service.local`) build it and hand it down.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+def _as_list(value: Any) -> Any:
+    """A JSON list, or values separated by commas."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+Paths = Annotated[list[Path], NoDecode, BeforeValidator(_as_list)]
+Words = Annotated[list[str], NoDecode, BeforeValidator(_as_list)]
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatabaseSettings(_Group):
+    """Postgres. `url` is the application's role, `migration_url` the owner's where they differ."""
+
+    url: str = "postgresql+psycopg://localhost/grape"
+    migration_url: str | None = None
+    pool_size: int = 10
+
+    @property
+    def owner_url(self) -> str:
+        """Who owns the tables."""
+        return psycopg_url(self.migration_url or self.url)
+
+
+class BrokerSettings(_Group):
+    """Valkey or Redis."""
+
+    url: str = "redis://localhost:6379/0"
+
+
+class StorageSettings(_Group):
+    """Where artifacts lie: a folder."""
+
+    url: str = "file:///var/lib/grape/artifacts"
+
+
+class JobsSettings(_Group):
+    """Leases and retries (jobs.md)."""
+
+    lease_s: float = Field(60, gt=0)
+    heartbeat_s: float = Field(10, gt=0)
+    max_attempts: int = Field(5, ge=1)
+    retry_backoff_s: float = Field(2, ge=0)
+    poll_s: float = Field(1.0, gt=0)
+    run_dir: Path | None = None
+
+
+class GradingSettings(_Group):
+    """The grading workers: how many cells in flight, and how long a claim of a batch holds."""
+
+    concurrency: int = Field(64, ge=1)
+    lease_s: float = Field(15, gt=0)
+
+
+class ModelsSettings(_Group):
+    """Folders below which a local model may lie."""
+
+    roots: Paths = []
+
+
+class EgressSettings(_Group):
+    """Networks (CIDR, address, or `loopback`, `private`) that judges may reach although they are not public."""
+
+    allow: Words = []
+
+
+class LimitsSettings(_Group):
+    """Quotas; null is none."""
+
+    concurrent_jobs: int | None = None
+    body_mb: float = 32
+
+
+class Settings(BaseSettings):
+    """Everything that a deployment may set."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="GRAPE_", env_nested_delimiter="__", extra="forbid", frozen=True, env_ignore_empty=True
+    )
+
+    database: DatabaseSettings = DatabaseSettings()
+    broker: BrokerSettings = BrokerSettings()
+    storage: StorageSettings = StorageSettings()
+    jobs: JobsSettings = JobsSettings()
+    grading: GradingSettings = GradingSettings()
+    models: ModelsSettings = ModelsSettings()
+    egress: EgressSettings = EgressSettings()
+    limits: LimitsSettings = LimitsSettings()
+    secret_key: SecretStr = SecretStr("")
+    """32 random bytes in hex: encrypts judges' keys and keys the hashes of API keys."""
+
+    def require_secret_key(self) -> str:
+        """The secret, or an error that says how to make one."""
+        secret = self.secret_key.get_secret_value()
+        if len(secret) < 32:
+            raise RuntimeError(
+                "GRAPE_SECRET_KEY is missing or short; set it to the output of "
+                "`python -c 'import secrets; print(secrets.token_hex(32))'` and keep it: stored secrets need it"
+            )
+        return secret
+
+
+def psycopg_url(url: str) -> str:
+    """The same address for SQLAlchemy's psycopg driver, which serves sync and async alike."""
+    for scheme in ("postgresql://", "postgres://"):
+        if url.startswith(scheme):
+            return "postgresql+psycopg://" + url.removeprefix(scheme)
+    return url
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without `GRAPE_` settings, for children that get their own."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("GRAPE_")}

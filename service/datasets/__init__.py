@@ -1,0 +1,1 @@
+"""Datasets: rows in published batches."""

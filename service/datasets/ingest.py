@@ -1,0 +1,108 @@
+"""Reading NDJSON from a request, line by line, in constant memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from service.datasets.schemas import RowError
+from service.domain.base import canonical_json, pointer
+from service.domain.dataset import ROWS
+from service.errors import BadRequest, Invalid
+
+LINE_LIMIT = 8 << 20
+REPORTED_ERRORS = 100
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+
+
+async def decoded(stream: AsyncIterator[bytes], encoding: str, digest: Any) -> AsyncIterator[bytes]:
+    """The body's bytes, inflated if it is gzip; `digest` sees them as they were sent."""
+    if encoding not in ("", "identity", "gzip"):
+        raise BadRequest(
+            f"the Content-Encoding '{encoding}' is not supported; send gzip or none", code="unsupported_encoding"
+        )
+    inflate = zlib.decompressobj(16 + zlib.MAX_WBITS) if encoding == "gzip" else None
+    async for piece in stream:
+        digest.update(piece)
+        if inflate is None:
+            yield piece
+            continue
+        try:
+            # A bounded piece at a time, so that a bomb meets the line limit and not the memory.
+            data = inflate.decompress(piece, 1 << 20)
+            while data:
+                yield data
+                data = inflate.decompress(inflate.unconsumed_tail, 1 << 20)
+        except zlib.error as error:
+            raise BadRequest(f"the body is not valid gzip: {error}", code="invalid_gzip") from None
+    if inflate is not None and not inflate.eof:
+        raise BadRequest("the gzip body ends too early", code="invalid_gzip")
+
+
+async def lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The lines of the body, without their ends; a byte order mark is dropped."""
+    rest = b""
+    first = True
+    async for piece in pieces:
+        parts = (rest + piece).split(b"\n")
+        rest = parts.pop()
+        if len(rest) > LINE_LIMIT:
+            raise Invalid(
+                f"a line is longer than {LINE_LIMIT >> 20} MB; is this NDJSON, one JSON object per line?",
+                code="line_too_long",
+            )
+        for part in parts:
+            yield part.removeprefix(b"\xef\xbb\xbf") if first else part
+            first = False
+    if rest:
+        yield rest
+
+
+@dataclass(slots=True)
+class RowReader:
+    """Checks lines against a kind of row, and keeps what is wrong with them."""
+
+    kind: str
+    errors: list[RowError] = field(default_factory=list)
+    error_count: int = 0
+    line: int = 0
+
+    def read(self, raw: bytes) -> tuple[str, bytes] | None:
+        """The row's canonical JSON and its hash; nothing for an empty or a faulty line."""
+        self.line += 1
+        if not raw.strip():
+            return None
+        if _NUL.search(raw) or b"\x00" in raw:
+            self._fault("", "nul_character", "the line contains a NUL character (U+0000), which cannot be stored")
+            return None
+        try:
+            row = ROWS[self.kind].validate_json(raw)
+            text = canonical_json(row.model_dump(mode="json", exclude_unset=True))
+        except ValidationError as error:
+            for item in error.errors(include_url=False):
+                self._fault(pointer(item["loc"], _parsed(raw)), item["type"], item["msg"].removeprefix("Value error, "))
+            self.error_count -= len(error.errors()) - 1  # count lines, not faults
+            return None
+        except ValueError as error:  # NaN or infinity inside free JSON
+            self._fault("", "invalid_number", f"the line holds a number that JSON does not have: {error}")
+            return None
+        return text, hashlib.sha256(text.encode()).digest()
+
+    def _fault(self, place: str, code: str, message: str) -> None:
+        self.error_count += 1
+        if len(self.errors) < REPORTED_ERRORS:
+            self.errors.append(RowError(line=self.line, pointer=place, code=code, message=message))
+
+
+def _parsed(raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except ValueError:
+        return None

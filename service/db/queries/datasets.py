@@ -1,0 +1,63 @@
+"""Datasets: heads, batches, rows.
+
+A batch is published in one transaction: its rows are copied into a temporary table while they arrive; then the head is
+locked, rows that the dataset has already are left out, the others get the next sequence numbers, and the hash chain grows.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Select, TextClause, select, text
+
+from service.db.tables import Dataset, DatasetRow
+
+
+def heads(project_id: str) -> Select[Dataset]:
+    """The datasets of a project."""
+    return select(Dataset).where(Dataset.project_id == project_id)
+
+
+def head(project_id: str, dataset_id: str, *, lock: bool = False) -> Select[Dataset]:
+    """One dataset."""
+    statement = heads(project_id).where(Dataset.id == dataset_id)
+    return statement.with_for_update() if lock else statement
+
+
+def rows(dataset_id: str) -> Select[DatasetRow]:
+    """The rows of a dataset."""
+    return select(DatasetRow).where(DatasetRow.dataset_id == dataset_id)
+
+
+def rows_between(dataset_id: str, after: int, last: int, limit: int) -> Select[DatasetRow]:
+    """Rows `after < seq <= last`, in order."""
+    return rows(dataset_id).where(DatasetRow.seq > after, DatasetRow.seq <= last).order_by(DatasetRow.seq).limit(limit)
+
+
+INCOMING: TextClause = text(
+    "CREATE TEMP TABLE incoming (position bigint, content jsonb, content_hash bytea) ON COMMIT DROP"
+)
+COPY_INCOMING = "COPY incoming (position, content, content_hash) FROM STDIN"
+
+PUBLISH: TextClause = text(
+    """
+    WITH fresh AS (
+        SELECT content, content_hash, row_number() OVER (ORDER BY position) AS nth
+        FROM (SELECT DISTINCT ON (content_hash) position, content, content_hash FROM incoming
+              ORDER BY content_hash, position) AS first_of_each
+        WHERE NOT EXISTS (SELECT FROM dataset_rows r
+                          WHERE r.dataset_id = :dataset_id AND r.content_hash = first_of_each.content_hash)
+    ), inserted AS (
+        INSERT INTO dataset_rows (dataset_id, seq, project_id, batch_id, content, content_hash)
+        SELECT :dataset_id, :last_seq + nth, :project_id, :batch_id, content, content_hash FROM fresh
+        RETURNING seq, content_hash
+    ), summary AS (
+        SELECT count(*) AS rows, encode(sha256(convert_to(:hash, 'UTF8')
+                   || coalesce(string_agg(content_hash, ''::bytea ORDER BY seq), ''::bytea)), 'hex') AS hash
+        FROM inserted
+    ), batch AS (
+        INSERT INTO dataset_batches (id, dataset_id, project_id, number, first_seq, last_seq, rows, hash)
+        SELECT :batch_id, :dataset_id, :project_id, :number, :last_seq + 1, :last_seq + rows, rows, hash
+        FROM summary WHERE rows > 0
+    )
+    SELECT rows, hash FROM summary
+    """
+)

@@ -1,0 +1,51 @@
+"""Registered models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Executable, Select, or_, select, update
+
+from service.db.queries.jobs import now, seconds
+from service.db.tables import Model
+
+REGISTER_TASK = "workers.tasks.transfer.register"
+TRANSFER_QUEUE = "transfer"
+
+
+def all_models(project_id: str) -> Select[Model]:
+    """The models of a project."""
+    return select(Model).where(Model.project_id == project_id)
+
+
+def model(project_id: str, model_id: str) -> Select[Model]:
+    """One model."""
+    return all_models(project_id).where(Model.id == model_id)
+
+
+def claim_registering(lease_s: float) -> Executable:
+    """Take one model that waits for its files to be fetched or hashed."""
+    free = (
+        select(Model.id)
+        .where(Model.status == "registering", or_(Model.lease_expires_at.is_(None), Model.lease_expires_at < now()))
+        .order_by(Model.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .cte("free")
+    )
+    return (
+        update(Model)
+        .where(Model.id == free.c.id)
+        .values(lease_expires_at=now() + seconds(lease_s))
+        .returning(Model.id, Model.project_id, Model.source)
+    )
+
+
+def finish_registering(model_id: str, values: dict[str, Any]) -> Executable:
+    """What came of it; nothing if somebody else has finished it."""
+    return (
+        update(Model)
+        .where(Model.id == model_id, Model.status == "registering")
+        .values(lease_expires_at=None, **values)
+        .returning(Model.id)
+    )

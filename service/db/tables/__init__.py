@@ -1,0 +1,38 @@
+"""One file per noun; importing this package makes `Base.metadata` whole."""
+
+from service.db.tables.base import Base
+from service.db.tables.checkpoints import Checkpoint
+from service.db.tables.completions import CellBatch, CellRequest, CellRow, Completion
+from service.db.tables.datasets import Dataset, DatasetBatch, DatasetRow
+from service.db.tables.jobs import Attempt, Job, JobEvent, JobLog, JobMetric, Outbox
+from service.db.tables.judges import Judge, JudgeRevision
+from service.db.tables.models import Model
+from service.db.tables.projects import ApiKey, IdempotencyKey, Project
+from service.db.tables.rubrics import Rubric, RubricAlias, RubricVersion
+
+__all__ = [
+    "ApiKey",
+    "Attempt",
+    "Base",
+    "CellBatch",
+    "CellRequest",
+    "CellRow",
+    "Checkpoint",
+    "Completion",
+    "Dataset",
+    "DatasetBatch",
+    "DatasetRow",
+    "IdempotencyKey",
+    "Job",
+    "JobEvent",
+    "JobLog",
+    "JobMetric",
+    "Judge",
+    "JudgeRevision",
+    "Model",
+    "Outbox",
+    "Project",
+    "Rubric",
+    "RubricAlias",
+    "RubricVersion",
+]

@@ -1,0 +1,117 @@
+"""Completions with their cells, and the batches of cells that wait for a grading worker."""
+
+from __future__ import annotations
+
+from sqlalchemy import ForeignKey
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.db.tables.base import (
+    Base,
+    Big,
+    Created,
+    Double,
+    Id,
+    Ints,
+    Json,
+    Moment,
+    PartitionTime,
+    ProjectId,
+    Reals,
+)
+
+
+class Completion(Base):
+    """One sampled completion with its group's arithmetic. Partitioned by time."""
+
+    __tablename__ = "completions"
+
+    id: Mapped[Id]
+    created_at: Mapped[PartitionTime]
+    project_id: Mapped[str]
+    job_id: Mapped[str]
+    fence: Mapped[Big]
+    attempt: Mapped[int]
+    step: Mapped[int]
+    purpose: Mapped[str]
+    group_id: Mapped[str]
+    group_index: Mapped[int]
+    index: Mapped[int] = mapped_column("idx")
+    prompt: Mapped[Json]
+    text: Mapped[str]
+    token_ids: Mapped[Ints]
+    logprobs: Mapped[Reals]
+    finish_reason: Mapped[str]
+    member: Mapped[bool]
+    coverage: Mapped[Double]
+    reward: Mapped[Double | None]
+    plain_reward: Mapped[Double | None]
+    unscaled_advantage: Mapped[Double | None]
+    scale_factor: Mapped[Double | None]
+    advantage: Mapped[Double | None]
+    parts: Mapped[Json]
+    weighting: Mapped[Json]
+    signal: Mapped[str]
+    rubric_id: Mapped[str]
+    rubric_version: Mapped[int]
+
+
+class CellRow(Base):
+    """The score of one completion on one criterion, or why there is none. Partitioned by time."""
+
+    __tablename__ = "cells"
+
+    completion_id: Mapped[Id]
+    criterion: Mapped[str] = mapped_column(primary_key=True)
+    created_at: Mapped[PartitionTime]
+    project_id: Mapped[str]
+    job_id: Mapped[str]
+    critique_id: Mapped[str | None]
+    status: Mapped[str]
+    family: Mapped[str | None]
+    reason: Mapped[str | None]
+    score: Mapped[Double | None]
+    confidence: Mapped[Double | None]
+    confidence_source: Mapped[str | None]
+    reasoning: Mapped[str | None]
+    votes: Mapped[int]
+    vote_variance: Mapped[Double | None]
+    grader: Mapped[str]
+    judge_id: Mapped[str | None]
+    judge_revision: Mapped[int | None]
+    fingerprint: Mapped[str | None]
+    cached: Mapped[bool]
+    attempts: Mapped[int]
+    latency_ms: Mapped[Double]
+    tokens_in: Mapped[int]
+    tokens_out: Mapped[int]
+    audit: Mapped[bool]
+
+
+class CellBatch(Base):
+    """The judged cells of one group, asked for under an idempotent key; claimed like a job."""
+
+    __tablename__ = "cell_batches"
+
+    id: Mapped[Id]
+    project_id: Mapped[ProjectId]
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    key: Mapped[str]
+    status: Mapped[str]
+    payload: Mapped[Json]
+    fence: Mapped[Big]
+    lease_expires_at: Mapped[Moment | None]
+    worker_id: Mapped[str | None]
+    created_at: Mapped[Created]
+    finished_at: Mapped[Moment | None]
+
+
+class CellRequest(Base):
+    """One cell of a batch; `cell` is null until it has been graded."""
+
+    __tablename__ = "cell_requests"
+
+    batch_id: Mapped[str] = mapped_column(ForeignKey("cell_batches.id", ondelete="CASCADE"), primary_key=True)
+    completion_index: Mapped[int] = mapped_column(primary_key=True)
+    criterion: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[ProjectId]
+    cell: Mapped[Json | None]

@@ -1,0 +1,105 @@
+"""One config class per algorithm, torch-free, so that a POST is validated without the trainers.
+
+The workers hold the other end: `workers.algorithms.ALGORITHMS` maps the same names to code, and a test compares the two.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from service.domain.base import Value, refuse
+from service.domain.rubric import Aggregation
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class AdvantageConfig(Value):
+    """How a reward becomes an advantage (grape.md §5)."""
+
+    baseline: Literal["group_mean", "leave_one_out"] = "group_mean"
+    scale: Literal["group_std", "none"] = "group_std"
+    scale_eps: NotNegative = 0.0
+
+
+class ObjectiveConfig(Value):
+    """The clipped surrogate and the mean that is taken of it.
+
+    `aggregation`: `token_mean` divides by the completion tokens of the whole optimizer step, `sequence_mean` takes the mean
+    over completions of their token means, `constant` divides by completions × `max_completion_tokens` (Dr. GRPO).
+    """
+
+    clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    clip_high: Annotated[float, Field(gt=0, le=10)] = 0.28
+    ratio: Literal["token", "sequence"] = "token"
+    aggregation: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
+
+
+class KlConfig(Value):
+    """The penalty β·KL(policy ‖ reference) in the loss; β = 0 loads no reference."""
+
+    beta: NotNegative = 0.0
+    estimator: Literal["k1", "k2", "k3"] = "k3"
+
+
+class SftConfig(Value):
+    """Supervised fine-tuning: cross-entropy on the completion's tokens."""
+
+    type: Literal["sft"]
+
+
+class OnPolicyConfig(Value):
+    """What `grape` and `grpo` share."""
+
+    aggregation: Aggregation = Aggregation()
+    advantage: AdvantageConfig = AdvantageConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    kl: KlConfig = KlConfig()
+    inner_epochs: Annotated[int, Field(ge=1, le=64)] = 1
+
+
+class GrapeConfig(OnPolicyConfig):
+    """Confidence-weighted rubric rewards, relative to the group (grape.md)."""
+
+    type: Literal["grape"]
+
+
+class GrpoConfig(OnPolicyConfig):
+    """The same with the author's weights: confidence plays no part."""
+
+    type: Literal["grpo"]
+
+    @model_validator(mode="after")
+    def _uniform(self) -> GrpoConfig:
+        if self.aggregation.weighting not in (None, "uniform"):
+            refuse(
+                (
+                    ("aggregation", "weighting"),
+                    "invalid_option",
+                    "grpo weights uniformly; use the algorithm type 'grape' to weight by confidence",
+                )
+            )
+        return self
+
+
+class EvaluateConfig(Value):
+    """Samples a policy and reports plain reward; trains nothing."""
+
+    type: Literal["evaluate"]
+
+
+AlgorithmConfig = Annotated[SftConfig | GrapeConfig | GrpoConfig | EvaluateConfig, Field(discriminator="type")]
+
+ALGORITHM_CONFIGS: dict[str, type[Value]] = {
+    "sft": SftConfig,
+    "grape": GrapeConfig,
+    "grpo": GrpoConfig,
+    "evaluate": EvaluateConfig,
+}
+
+
+def is_on_policy(config: Any) -> bool:
+    """Whether the algorithm samples and trains on its own completions."""
+    return isinstance(config, OnPolicyConfig)

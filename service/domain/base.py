@@ -1,0 +1,101 @@
+"""`Value`, the base of every domain model, and the errors that it gives.
+
+A value is frozen, refuses unknown fields and names the nearest known one, so that a typo in a rubric
+or a job is an error with a place in it, never an option silently left at its default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+Loc = tuple[int | str, ...]
+
+
+class Value(BaseModel):
+    """A frozen value without unknown fields; numbers in it are always finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, ser_json_inf_nan="constants")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _name_the_nearest_field(cls, data: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
+        try:
+            return handler(data)
+        except ValidationError as error:
+            details = error.errors(include_url=False)
+            if not any(_is_unknown_field(item) for item in details):
+                raise
+            raise ValidationError.from_exception_data(
+                cls.__name__, [_line(item, cls.model_fields.keys()) for item in details]
+            ) from None
+
+
+def _is_unknown_field(item: Any) -> bool:
+    return item["type"] == "extra_forbidden" and len(item["loc"]) == 1
+
+
+def _line(item: Any, known: Any) -> InitErrorDetails:
+    kind: Any = item["type"]
+    message = item["msg"]
+    if _is_unknown_field(item):
+        name = str(item["loc"][0])
+        kind, message = "unknown_field", f"unknown field '{name}'{nearest(name, known)}"
+    return InitErrorDetails(type=_custom(kind, message), loc=item["loc"], input=item["input"])
+
+
+def _custom(kind: str, message: str) -> PydanticCustomError:
+    return PydanticCustomError(kind, message)
+
+
+def nearest(name: str, known: Any) -> str:
+    """`; did you mean 'x'?` for the known name most like `name`, or the known names when none is."""
+    names = sorted(str(item) for item in known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known fields: {', '.join(names)}" if names else ""
+
+
+def refuse(*problems: tuple[Loc, str, str]) -> NoReturn:
+    """Raise a validation error with one line per `(place, code, sentence)`; for rules that join fields."""
+    raise ValidationError.from_exception_data(
+        "value",
+        [InitErrorDetails(type=_custom(code, sentence), loc=loc, input=None) for loc, code, sentence in problems],
+    )
+
+
+def canonical_json(value: Any) -> str:
+    """The one spelling of a JSON value: sorted keys, no spaces, UTF-8, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def content_hash(value: Any) -> str:
+    """sha256 (hex) of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def pointer(loc: Sequence[int | str], body: Any) -> str:
+    """The JSON pointer (RFC 6901) of a validation error.
+
+    Pydantic puts union tags between the names; a step that the body does not have is such a tag and is
+    passed over, except for the last one, which may be the name of a missing or unknown field.
+    """
+    here = body
+    parts: list[str] = []
+    for position, step in enumerate(loc):
+        inside = (isinstance(here, dict) and step in here) or (
+            isinstance(here, list) and isinstance(step, int) and step < len(here)
+        )
+        if inside:
+            here = here[step]
+        elif position < len(loc) - 1 or not isinstance(here, dict):
+            continue
+        parts.append(str(step).replace("~", "~0").replace("/", "~1"))
+    return "".join(f"/{part}" for part in parts)

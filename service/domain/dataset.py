@@ -1,0 +1,86 @@
+"""Rows of the datasets that jobs read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue, TypeAdapter, model_validator
+
+from service.domain.base import Value, refuse
+from service.domain.conversation import Message, Name, NonEmptyText, Text
+
+DatasetKind = Literal["prompts", "demonstrations"]
+
+Messages = Annotated[list[Message], Field(min_length=1)]
+
+
+class PromptRow(Value):
+    """A prompt to sample completions for; `reference` and `metadata` are for graders, never for the policy."""
+
+    messages: Messages | None = None
+    prompt: NonEmptyText | None = None
+    reference: JsonValue = None
+    category: Name | None = None
+    tags: list[Name] = []
+    metadata: dict[str, JsonValue] = {}
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> PromptRow:
+        if (self.messages is None) == (self.prompt is None):
+            refuse(((), "one_of", "give either 'messages' or 'prompt'"))
+        if self.messages is not None and self.messages[-1].role == "assistant":
+            refuse(
+                (("messages",), "invalid_prompt", "a prompt ends with a user or system message, not the assistant's")
+            )
+        return self
+
+    @property
+    def text_or_messages(self) -> str | list[Message]:
+        """The prompt as it was written: a bare string, or a list of messages."""
+        return self.prompt if self.prompt is not None else self.messages or []
+
+
+class DemonstrationRow(Value):
+    """An answer to imitate: a conversation that ends with the assistant, or a prompt and its completion."""
+
+    messages: Messages | None = None
+    prompt: Text | Messages | None = None
+    completion: NonEmptyText | None = None
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> DemonstrationRow:
+        whole = self.messages is not None
+        if whole == (self.prompt is not None or self.completion is not None):
+            refuse(((), "one_of", "give either 'messages', or 'prompt' with 'completion'"))
+        if not whole and (self.prompt is None or self.completion is None):
+            missing = "prompt" if self.prompt is None else "completion"
+            refuse(((missing,), "missing", f"'{missing}' is missing beside '{_other(missing)}'"))
+        if self.messages is not None and (self.messages[-1].role != "assistant" or len(self.messages) < 2):
+            refuse(
+                (("messages",), "invalid_demonstration", "a demonstration ends with the assistant's answer to a prompt")
+            )
+        return self
+
+
+def _other(name: str) -> str:
+    return "completion" if name == "prompt" else "prompt"
+
+
+Row = PromptRow | DemonstrationRow
+
+ROWS: dict[str, TypeAdapter[Any]] = {
+    "prompts": TypeAdapter(PromptRow),
+    "demonstrations": TypeAdapter(DemonstrationRow),
+}
+"""What a row of each kind must look like."""
+
+
+class Snapshot(Value):
+    """The rows of a dataset up to `last_seq`: published batches never change, so neither does this."""
+
+    dataset: str
+    batches: int
+    rows: int
+    last_seq: int
+    hash: str

@@ -1,0 +1,74 @@
+"""Cells: the score of one completion on one criterion, or the reason why there is none."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from service.domain.base import Value, refuse
+
+CellStatus = Literal[
+    "ok",
+    "abstain",
+    "parse_error",
+    "invalid_score",
+    "refusal",
+    "judge_truncated",
+    "timeout",
+    "rate_limited",
+    "infra_error",
+]
+
+Family = Literal["infra", "subject"]
+
+FAMILIES: dict[str, Family | None] = {
+    "ok": None,
+    "abstain": "subject",
+    "parse_error": "subject",
+    "refusal": "subject",
+    "judge_truncated": "subject",
+    "invalid_score": "infra",
+    "timeout": "infra",
+    "rate_limited": "infra",
+    "infra_error": "infra",
+}
+"""Whose side a null lies on: the graders' machinery (`infra`), or what the judge made of the subject."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Cell(Value):
+    """A failed cell is null with a status and a reason: never 0, never 1 (grape.md §2)."""
+
+    criterion: str
+    status: CellStatus
+    reason: str | None = None
+    score: Share | None = None
+    confidence: Share | None = None
+    confidence_source: Literal["verifier", "verbal", "votes"] | None = None
+    reasoning: str | None = None
+    votes: int = 1
+    vote_variance: float | None = None
+    grader: str
+    judge: str | None = None
+    revision: int | None = None
+    fingerprint: str | None = None
+    attempts: int = 1
+    latency_ms: float = 0.0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    audit: bool = False
+
+    @model_validator(mode="after")
+    def _score_if_ok(self) -> Cell:
+        if (self.status == "ok") != (self.score is not None):
+            refuse((("score",), "invalid_cell", "a cell has a score exactly if its status is ok"))
+        if self.status != "ok" and not self.reason:
+            refuse((("reason",), "invalid_cell", "a failed cell says why"))
+        return self
+
+    @property
+    def family(self) -> Family | None:
+        """`infra`, `subject`, or null for an ok cell."""
+        return FAMILIES[self.status]

@@ -1,0 +1,183 @@
+"""A job's specification: what is trained, on what, how."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue, StringConstraints, model_validator
+
+from service.domain.algorithm import AlgorithmConfig, EvaluateConfig, SftConfig, is_on_policy
+from service.domain.base import Value, refuse
+from service.domain.conversation import Name
+from service.domain.rubric import RubricRef
+
+ModelId = Annotated[str, StringConstraints(pattern=r"^mdl_[0-9a-z]+$")]
+DatasetId = Annotated[str, StringConstraints(pattern=r"^ds_[0-9a-z]+$")]
+Steps = Annotated[int, Field(ge=1, le=10_000_000)]
+
+
+class PolicySpec(Value):
+    """The model that is trained or sampled."""
+
+    model: ModelId
+
+
+class LoraSpec(Value):
+    """Low-rank adapters instead of full fine-tuning."""
+
+    type: Literal["lora"]
+    r: Annotated[int, Field(ge=1, le=1024)] = 16
+    alpha: Annotated[float, Field(gt=0)] = 32
+    dropout: Annotated[float, Field(ge=0, le=0)] = 0.0
+    target_modules: Literal["all-linear"] | Annotated[list[Name], Field(min_length=1)] = "all-linear"
+
+
+class DataSpec(Value):
+    """The datasets that the algorithm reads."""
+
+    demonstrations: DatasetId | None = None
+    prompts: DatasetId | None = None
+
+
+class RolloutSpec(Value):
+    """How completions are sampled. Absent fields take the algorithm's default."""
+
+    group_size: Annotated[int, Field(ge=1, le=1024)] | None = None
+    prompts_per_step: Annotated[int, Field(ge=1, le=4096)] = 8
+    temperature: Annotated[float, Field(ge=0, le=10)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    max_staleness: Literal[0] = 0
+    engine: Literal["native"] = "native"
+
+
+class TrainingSpec(Value):
+    """The optimizer's schedule. `steps` are optimizer steps; supervised algorithms may say `epochs` instead."""
+
+    steps: Steps | None = None
+    epochs: Annotated[float, Field(gt=0, le=10_000)] | None = None
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    microbatch_tokens: Annotated[int, Field(ge=64, le=10_000_000)] = 16_384
+
+
+class EvaluationSpec(Value):
+    """Held-out prompts, sampled at step 0, every `every_steps` and at the end; greedy at temperature 0."""
+
+    prompts: DatasetId
+    every_steps: Steps | None = None
+    rubric: RubricRef | None = None
+    temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
+    samples: Annotated[int, Field(ge=1, le=256)] = 1
+
+
+class CheckpointSpec(Value):
+    """A checkpoint every so many steps and at the last one; the newest `keep` stay, and the best one."""
+
+    every_steps: Steps | None = None
+    keep: Annotated[int, Field(ge=1, le=1000)] = 3
+
+
+class ResourceSpec(Value):
+    """What a worker must have to run it."""
+
+    processes: Literal[1] = 1
+
+
+class JobSpec(Value):
+    """What is POSTed to `/v1/jobs`."""
+
+    name: Name = "job"
+    algorithm: AlgorithmConfig
+    policy: PolicySpec
+    adapter: LoraSpec | None = None
+    data: DataSpec = DataSpec()
+    rubric: RubricRef | None = None
+    rollout: RolloutSpec = RolloutSpec()
+    training: TrainingSpec = TrainingSpec()
+    evaluation: EvaluationSpec | None = None
+    checkpoints: CheckpointSpec = CheckpointSpec()
+    resources: ResourceSpec = ResourceSpec()
+    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    metadata: dict[Annotated[str, StringConstraints(max_length=64)], JsonValue] = {}
+
+    @model_validator(mode="after")
+    def _fits_its_algorithm(self) -> JobSpec:
+        problems = list(_problems(self))
+        if problems:
+            refuse(*problems)
+        return self
+
+
+def _problems(spec: JobSpec) -> Any:
+    kind = spec.algorithm.type
+    on_policy = is_on_policy(spec.algorithm)
+    if isinstance(spec.algorithm, SftConfig):
+        if spec.data.demonstrations is None:
+            yield ("data", "demonstrations"), "missing", "sft learns from demonstrations; name a dataset of that kind"
+        if spec.training.steps is not None and spec.training.epochs is not None:
+            yield ("training", "epochs"), "one_of", "give either 'steps' or 'epochs'"
+    else:
+        if spec.data.prompts is None:
+            yield ("data", "prompts"), "missing", f"{kind} samples prompts; name a dataset of that kind"
+        if spec.rubric is None:
+            yield ("rubric",), "missing", f"{kind} needs a rubric that says what good is"
+        if spec.training.epochs is not None:
+            yield ("training", "epochs"), "invalid_option", f"{kind} counts steps, not epochs"
+        if spec.training.batch_size is not None:
+            yield ("training", "batch_size"), "invalid_option", f"{kind} takes rollout.prompts_per_step and group_size"
+    if on_policy:
+        if spec.training.steps is None:
+            yield ("training", "steps"), "missing", f"{kind} needs a number of steps"
+        if spec.rollout.group_size == 1:
+            yield (
+                ("rollout", "group_size"),
+                "invalid_option",
+                f"{kind} compares completions of a group; take at least 2",
+            )
+        if spec.rollout.temperature == 0:
+            yield (
+                ("rollout", "temperature"),
+                "invalid_option",
+                f"{kind} needs a temperature above 0: equal completions teach nothing",
+            )
+    if isinstance(spec.algorithm, EvaluateConfig):
+        if spec.adapter is not None:
+            yield ("adapter",), "invalid_option", "evaluate trains nothing, so it takes no adapter"
+        if spec.evaluation is not None:
+            yield (
+                ("evaluation",),
+                "invalid_option",
+                "evaluate samples data.prompts by rollout; 'evaluation' belongs to training jobs",
+            )
+        if spec.training.steps is not None:
+            yield ("training", "steps"), "invalid_option", "evaluate trains nothing, so it takes no steps"
+    if spec.evaluation is not None and spec.evaluation.rubric is None and spec.rubric is None:
+        yield ("evaluation", "rubric"), "missing", "evaluation needs a rubric"
+
+
+def resolved(spec: JobSpec) -> JobSpec:
+    """The spec with the algorithm's defaults in the places that were left open."""
+    evaluate = isinstance(spec.algorithm, EvaluateConfig)
+    sft = isinstance(spec.algorithm, SftConfig)
+    rollout = {
+        "group_size": spec.rollout.group_size or (1 if evaluate else 8),
+        "temperature": spec.rollout.temperature if spec.rollout.temperature is not None else (0.0 if evaluate else 1.0),
+    }
+    rate = (2e-5 if sft else 1e-6) * (10 if spec.adapter else 1)
+    training: dict[str, Any] = {"learning_rate": spec.training.learning_rate or rate}
+    if sft:
+        training["batch_size"] = spec.training.batch_size or 16
+        if spec.training.steps is None:
+            training["epochs"] = spec.training.epochs or 1.0
+    return spec.model_copy(
+        update={
+            "rollout": spec.rollout.model_copy(update=rollout),
+            "training": spec.training.model_copy(update=training),
+        }
+    )

@@ -1,0 +1,77 @@
+"""Judges: LLMs that score. A revision is immutable; the secret and the limits stand outside it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, StringConstraints
+
+from service.domain.base import Value, content_hash
+from service.domain.conversation import Text
+
+
+def _http_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("give an address such as https://host/v1 (http or https, with a host)")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError(
+            "the address may not hold a user, a password, a query or a fragment; the key goes into api_key"
+        )
+    return url.rstrip("/")
+
+
+Url = Annotated[str, StringConstraints(max_length=2000, strip_whitespace=True), AfterValidator(_http_url)]
+
+
+Confidence = Literal["verbal", "votes", "none"]
+"""Where a judge's confidence comes from: what it says, the agreement of its votes, or nowhere."""
+
+Votes = Annotated[int, Field(ge=1, le=32)]
+
+
+class JudgeEndpoint(Value):
+    """An OpenAI-compatible `/chat/completions` endpoint."""
+
+    base_url: Url
+    model: Annotated[Text, StringConstraints(min_length=1, max_length=500)]
+
+
+class JudgeSampling(Value):
+    """Sampling parameters that are sent as they are; absent ones are not sent."""
+
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=16, le=100_000)] = 1024
+    seed: int | None = None
+
+
+class JudgePrompt(Value):
+    """What the judge is told beside the rubric."""
+
+    system: Text = ""
+
+
+class JudgeConfig(Value):
+    """What decides a verdict; each change of it is a new revision."""
+
+    endpoint: JudgeEndpoint
+    sampling: JudgeSampling = JudgeSampling()
+    prompt: JudgePrompt = JudgePrompt()
+    votes: Votes = 1
+    confidence: Confidence = "verbal"
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that change whenever anything here does; stored with every cell."""
+        return content_hash(self.model_dump(mode="json"))[:16]
+
+
+class JudgeLimits(Value):
+    """How hard the endpoint may be used; changing these makes no new revision."""
+
+    concurrency: Annotated[int, Field(ge=1, le=1024)] = 16
+    timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = 4
+    deadline_s: Annotated[float, Field(gt=0, le=86_400)] = 120.0

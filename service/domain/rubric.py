@@ -1,0 +1,167 @@
+"""Rubrics: criteria with weights and graders, as an immutable, hashed version."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from service.domain.base import Value, content_hash, refuse
+from service.domain.conversation import Name, NonEmptyText, Text
+from service.domain.grader import Grader, JudgeGrader
+
+Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_\-]{0,63}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Level(Value):
+    """One answer of an ordinal or nominal scale; `value` is goodness, 1 is best."""
+
+    label: Annotated[Text, StringConstraints(min_length=1, max_length=100)]
+    value: Share
+    anchor: Text = ""
+
+
+class BooleanScale(Value):
+    """Met or not met."""
+
+    type: Literal["boolean"] = "boolean"
+
+
+class UnitScale(Value):
+    """A number in [0, 1]."""
+
+    type: Literal["unit"]
+
+
+class LevelScale(Value):
+    """Named levels, ordered (`ordinal`) or not (`nominal`)."""
+
+    type: Literal["ordinal", "nominal"]
+    levels: Annotated[list[Level], Field(min_length=2, max_length=20)]
+
+    @model_validator(mode="after")
+    def _distinct_labels(self) -> LevelScale:
+        seen: set[str] = set()
+        for position, level in enumerate(self.levels):
+            if level.label in seen:
+                refuse((("levels", position, "label"), "duplicate", f"the label '{level.label}' stands twice"))
+            seen.add(level.label)
+        return self
+
+
+Scale = Annotated[BooleanScale | UnitScale | LevelScale, Field(discriminator="type")]
+
+
+class Criterion(Value):
+    """One thing that is graded."""
+
+    key: Key
+    title: Text = ""
+    text: Text = ""
+    weight: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    polarity: Literal["met_is_good", "met_is_bad"] = "met_is_good"
+    scale: Scale = BooleanScale()
+    audit: bool = False
+    default_confidence: Share | None = None
+    tags: list[Name] = []
+    grader: Grader
+
+    @model_validator(mode="after")
+    def _whole(self) -> Criterion:
+        judged = isinstance(self.grader, JudgeGrader)
+        if self.weight is None and not self.audit:
+            refuse(
+                (
+                    ("weight",),
+                    "missing",
+                    f"criterion '{self.key}' needs a weight above 0 (only audit criteria may omit it)",
+                )
+            )
+        if judged and not self.text.strip():
+            refuse(
+                (
+                    ("text",),
+                    "missing",
+                    f"criterion '{self.key}' is judged, so it needs a text that tells the judge what to look for",
+                )
+            )
+        if self.scale.type != "boolean" and self.polarity == "met_is_bad":
+            refuse(
+                (
+                    ("polarity",),
+                    "invalid_polarity",
+                    "met_is_bad goes with a boolean scale; level values are goodness already",
+                )
+            )
+        if self.scale.type != "boolean" and not judged:
+            refuse(
+                (
+                    ("scale",),
+                    "invalid_scale",
+                    f"a '{self.grader.type}' verifier hits or misses; leave the scale boolean",
+                )
+            )
+        return self
+
+    @property
+    def effective_weight(self) -> float:
+        """The author's weight; 1 for an audit criterion without one."""
+        return 1.0 if self.weight is None else self.weight
+
+
+class Aggregation(Value):
+    """How cells become a reward (grape.md §4); absent fields are inherited, at last from `DEFAULT_AGGREGATION`."""
+
+    weighting: Literal["confidence", "uniform"] | None = None
+    confidence_exponent: Annotated[float, Field(gt=0, le=8)] | None = None
+    pooling: Literal["group"] | None = None
+    min_coverage: Share | None = None
+    max_null_share: Share | None = None
+
+    def over(self, base: Aggregation) -> Aggregation:
+        """These fields where they are set, those of `base` elsewhere."""
+        mine = self.model_dump(exclude_none=True)
+        return Aggregation.model_validate({**base.model_dump(), **mine})
+
+
+DEFAULT_AGGREGATION = Aggregation(
+    weighting="confidence", confidence_exponent=1.0, pooling="group", min_coverage=0.5, max_null_share=0.1
+)
+
+
+class RubricContent(Value):
+    """What good means, in criteria. Key order has no meaning; nothing here changes once it is a version."""
+
+    guidelines: Text = ""
+    criteria: Annotated[list[Criterion], Field(min_length=1, max_length=500)]
+    aggregation: Aggregation = Aggregation()
+
+    @model_validator(mode="after")
+    def _usable(self) -> RubricContent:
+        seen: set[str] = set()
+        for position, criterion in enumerate(self.criteria):
+            if criterion.key in seen:
+                refuse((("criteria", position, "key"), "duplicate", f"the key '{criterion.key}' stands twice"))
+            seen.add(criterion.key)
+        if all(criterion.audit for criterion in self.criteria):
+            refuse(
+                (("criteria",), "no_criteria", "every criterion is an audit criterion, so there is nothing to reward")
+            )
+        return self
+
+    @property
+    def hash(self) -> str:
+        """sha256 of the canonical JSON of the content with its defaults filled in."""
+        return content_hash(self.model_dump(mode="json"))
+
+    def judge_ids(self) -> list[str]:
+        """The judges that it needs, each once, sorted."""
+        return sorted({c.grader.judge for c in self.criteria if isinstance(c.grader, JudgeGrader)})
+
+
+class RubricRef(Value):
+    """A version of a rubric, by number or alias."""
+
+    id: Annotated[str, StringConstraints(pattern=r"^rub_[0-9a-z]+$")]
+    version: Annotated[int, Field(ge=1)] | NonEmptyText = "latest"

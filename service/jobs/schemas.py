@@ -1,0 +1,139 @@
+"""What comes out of `/v1/jobs`; what goes in is `service.domain.job.JobSpec`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel
+
+from service.db.tables import Job, JobEvent
+
+
+class JobError(BaseModel):
+    """Why a job failed: a published code and a sentence."""
+
+    code: str
+    message: str
+
+
+class Progress(BaseModel):
+    """Finished optimizer steps, and how many there will be."""
+
+    step: int
+    steps: int | None
+
+
+class JobOut(BaseModel):
+    """A job: its spec with every default filled in, what it resolved to, and where it is."""
+
+    id: str
+    name: str
+    algorithm: dict[str, Any]
+    status: str
+    status_reason: str | None
+    error: JobError | None
+    progress: Progress
+    attempt: int
+    policy: dict[str, Any]
+    adapter: dict[str, Any] | None
+    data: dict[str, Any]
+    rubric: dict[str, Any] | None
+    judges: dict[str, int]
+    rollout: dict[str, Any]
+    training: dict[str, Any]
+    evaluation: dict[str, Any] | None
+    checkpoints: dict[str, Any]
+    resources: dict[str, Any]
+    priority: int
+    metadata: dict[str, Any]
+    result: dict[str, Any] | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, row: Job) -> JobOut:
+        """From its row; `resolved` replaces what the spec only names."""
+        resolved = row.resolved
+        rubric = resolved.get("rubric")
+        evaluation = row.spec.get("evaluation")
+        if evaluation is not None:
+            version = resolved["evaluation_rubric"]
+            evaluation = {
+                **evaluation,
+                "data": resolved["data"]["evaluation"],
+                "rubric": {name: version[name] for name in ("id", "version", "hash")},
+            }
+        shown = ("adapter", "rollout", "training", "checkpoints", "resources")
+        return cls(
+            id=row.id,
+            name=row.name,
+            algorithm=row.spec["algorithm"],
+            status=row.status,
+            status_reason=row.status_reason,
+            error=JobError(**row.error) if row.error else None,
+            progress=Progress(step=row.progress_step, steps=row.progress_steps),
+            attempt=row.attempt,
+            policy=resolved["policy"],
+            data={kind: snapshot for kind, snapshot in resolved["data"].items() if kind != "evaluation"},
+            rubric={name: rubric[name] for name in ("id", "version", "hash")} if rubric else None,
+            judges=resolved["judges"],
+            evaluation=evaluation,
+            priority=row.priority,
+            metadata=row.metadata_,
+            result=row.result,
+            created_at=row.created_at,
+            started_at=row.started_at,
+            finished_at=row.finished_at,
+            updated_at=row.updated_at,
+            **{name: row.spec[name] for name in shown},
+        )
+
+
+class EventOut(BaseModel):
+    """One event; `seq` counts from 1 without gaps."""
+
+    id: str
+    seq: int
+    type: str
+    created_at: datetime
+    attempt: int
+    data: dict[str, Any]
+
+    @classmethod
+    def of(cls, row: JobEvent) -> EventOut:
+        """From its row."""
+        return cls(id=row.id, seq=row.seq, type=row.type, created_at=row.created_at, attempt=row.attempt, data=row.data)
+
+
+class PointOut(BaseModel):
+    """A number of one step; superseded if a later attempt did the step again."""
+
+    step: int
+    value: float
+    attempt: int
+    superseded: bool
+
+
+class SeriesOut(BaseModel):
+    """A metric over the steps."""
+
+    name: str
+    points: list[PointOut]
+
+
+class MetricsOut(BaseModel):
+    """All series asked for."""
+
+    data: list[SeriesOut]
+
+
+class LogOut(BaseModel):
+    """A piece of the training process's output."""
+
+    attempt: int
+    seq: int
+    created_at: datetime
+    text: str

@@ -1,0 +1,147 @@
+"""`/v1/judges`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Request, Response
+
+from service.db.queries import judges as queries
+from service.db.queries.jobs import now
+from service.db.tables import Judge, JudgeRevision
+from service.deps import CallerDep, Listing, PageDep, ServicesDep, SessionDep, check_if_match
+from service.domain.ids import new_id
+from service.domain.judge import JudgeConfig, JudgeLimits
+from service.errors import Invalid, NotFound
+from service.judges.schemas import JudgeIn, JudgeOut, JudgePatch, RevisionOut, head_etag
+from service.operation import needs, router
+
+judges = router("judges")
+
+_OF_REVISION = ("sampling", "prompt", "votes", "confidence")
+
+
+async def _find(session: SessionDep, caller: CallerDep, judge_id: str) -> tuple[Judge, JudgeRevision]:
+    found = (await session.execute(queries.heads(caller.project_id).where(Judge.id == judge_id))).first()
+    if found is None:
+        raise NotFound(f"there is no judge '{judge_id}'")
+    return found[0], found[1]
+
+
+def _revision(judge: Judge, config: JudgeConfig) -> JudgeRevision:
+    return JudgeRevision(
+        judge_id=judge.id,
+        revision=judge.revision,
+        project_id=judge.project_id,
+        config=config.model_dump(mode="json"),
+        fingerprint=config.fingerprint,
+    )
+
+
+@judges.post("/v1/judges", status_code=201, openapi_extra=needs("judges:write"))
+async def create_judge(
+    body: JudgeIn, session: SessionDep, caller: CallerDep, services: ServicesDep, response: Response
+) -> JudgeOut:
+    """Create a judge, as its revision 1. The endpoint's key is stored sealed and never shown."""
+    judge_id = new_id("judge")
+    secret = body.endpoint.api_key
+    judge = Judge(
+        id=judge_id,
+        project_id=caller.project_id,
+        name=body.name,
+        revision=1,
+        head_revision=1,
+        limits=body.limits().model_dump(mode="json"),
+        secret=services.vault.seal(secret.get_secret_value(), judge_id) if secret else None,
+    )
+    session.add(judge)
+    await session.flush()
+    session.add(_revision(judge, body.config()))
+    await session.flush()
+    row, revision = await _find(session, caller, judge_id)
+    response.headers["ETag"] = head_etag(row)
+    return JudgeOut.of(row, revision)
+
+
+@judges.get("/v1/judges", openapi_extra=needs("judges:read"))
+async def list_judges(session: SessionDep, caller: CallerDep, page: PageDep) -> Listing[JudgeOut]:
+    """List judges, oldest first."""
+    return await page.fetch(
+        session, queries.heads(caller.project_id), [Judge.id], lambda row: JudgeOut.of(*row), lambda row: [row[0].id]
+    )
+
+
+@judges.get("/v1/judges/{judge_id}", openapi_extra=needs("judges:read"))
+async def get_judge(judge_id: str, session: SessionDep, caller: CallerDep, response: Response) -> JudgeOut:
+    """A judge as it is now."""
+    row, revision = await _find(session, caller, judge_id)
+    response.headers["ETag"] = head_etag(row)
+    return JudgeOut.of(row, revision)
+
+
+@judges.patch("/v1/judges/{judge_id}", openapi_extra=needs("judges:write"))
+async def patch_judge(
+    judge_id: str,
+    body: JudgePatch,
+    request: Request,
+    session: SessionDep,
+    caller: CallerDep,
+    services: ServicesDep,
+    response: Response,
+) -> JudgeOut:
+    """Change a judge. What decides verdicts makes a new revision; name, key and limits do not. `If-Match` is honoured."""
+    judge = await session.scalar(queries.lock_head(caller.project_id, judge_id))
+    if judge is None:
+        raise NotFound(f"there is no judge '{judge_id}'")
+    if "if-match" in request.headers:
+        check_if_match(request, head_etag(judge))
+    current = await session.scalar(queries.revision(judge.id, judge.revision))
+    assert current is not None
+    _refuse_nulls(body)
+    if body.name is not None:
+        judge.name = body.name
+    limits = {name: value for name in JudgeLimits.model_fields if (value := getattr(body, name)) is not None}
+    judge.limits = JudgeLimits.model_validate({**judge.limits, **limits}).model_dump(mode="json")
+    config: dict[str, Any] = dict(current.config)
+    if body.endpoint is not None:
+        if "api_key" in body.endpoint.model_fields_set:
+            secret = body.endpoint.api_key
+            judge.secret = services.vault.seal(secret.get_secret_value(), judge.id) if secret else None
+        changes = body.endpoint.model_dump(include={"base_url", "model"}, exclude_none=True)
+        config["endpoint"] = {**config["endpoint"], **changes}
+    config.update({name: value for name in _OF_REVISION if (value := getattr(body, name)) is not None})
+    fresh = JudgeConfig.model_validate(config)
+    judge.head_revision += 1
+    if fresh.fingerprint != current.fingerprint:
+        judge.revision += 1
+        session.add(_revision(judge, fresh))
+    judge.updated_at = now()
+    await session.flush()
+    await session.refresh(judge)
+    row, revision = await _find(session, caller, judge_id)
+    response.headers["ETag"] = head_etag(row)
+    return JudgeOut.of(row, revision)
+
+
+def _refuse_nulls(body: JudgePatch) -> None:
+    for name in body.model_fields_set:
+        if getattr(body, name) is None:
+            raise Invalid.at(f"/{name}", "null", f"'{name}' cannot be null; leave it out to keep it")
+
+
+@judges.get("/v1/judges/{judge_id}/revisions", openapi_extra=needs("judges:read"))
+async def list_revisions(judge_id: str, session: SessionDep, caller: CallerDep, page: PageDep) -> Listing[RevisionOut]:
+    """List a judge's revisions, first to last."""
+    await _find(session, caller, judge_id)
+    key = [JudgeRevision.revision]
+    return await page.fetch(session, queries.revisions(judge_id), key, RevisionOut.of, lambda row: [row.revision])
+
+
+@judges.get("/v1/judges/{judge_id}/revisions/{number}", openapi_extra=needs("judges:read"))
+async def get_revision(judge_id: str, number: int, session: SessionDep, caller: CallerDep) -> RevisionOut:
+    """One revision; it never changes."""
+    await _find(session, caller, judge_id)
+    row = await session.scalar(queries.revision(judge_id, number)) if 0 < number < 2**31 else None
+    if row is None:
+        raise NotFound(f"judge '{judge_id}' has no revision {number}")
+    return RevisionOut.of(row)

@@ -1,0 +1,142 @@
+"""What goes in and out of `/v1/judges`. The secret goes in and never comes out."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, SecretStr
+
+from service.db.tables import Judge, JudgeRevision
+from service.domain.base import Value
+from service.domain.conversation import Name, Text
+from service.domain.judge import (
+    Confidence,
+    JudgeConfig,
+    JudgeEndpoint,
+    JudgeLimits,
+    JudgePrompt,
+    JudgeSampling,
+    Url,
+    Votes,
+)
+
+
+class EndpointIn(Value):
+    """An endpoint with its key."""
+
+    base_url: Url
+    model: Annotated[Text, Field(min_length=1, max_length=500)]
+    api_key: SecretStr | None = None
+
+
+class JudgeIn(JudgeLimits):
+    """A new judge; its limits stand beside the rest."""
+
+    name: Name
+    endpoint: EndpointIn
+    sampling: JudgeSampling = JudgeSampling()
+    prompt: JudgePrompt = JudgePrompt()
+    votes: Votes = 1
+    confidence: Confidence = "verbal"
+
+    def config(self) -> JudgeConfig:
+        """What makes a revision."""
+        endpoint = JudgeEndpoint(base_url=self.endpoint.base_url, model=self.endpoint.model)
+        return JudgeConfig.model_validate(
+            {
+                "endpoint": endpoint,
+                **{name: getattr(self, name) for name in ("sampling", "prompt", "votes", "confidence")},
+            }
+        )
+
+    def limits(self) -> JudgeLimits:
+        """What stands outside of it."""
+        return JudgeLimits.model_validate({name: getattr(self, name) for name in JudgeLimits.model_fields})
+
+
+class EndpointPatch(Value):
+    """Changes of the endpoint; a null `api_key` removes it."""
+
+    base_url: Url | None = None
+    model: Annotated[Text, Field(min_length=1, max_length=500)] | None = None
+    api_key: SecretStr | None = None
+
+
+class JudgePatch(Value):
+    """Changes; absent fields stay. What decides verdicts makes a new revision."""
+
+    name: Name | None = None
+    endpoint: EndpointPatch | None = None
+    sampling: JudgeSampling | None = None
+    prompt: JudgePrompt | None = None
+    votes: Votes | None = None
+    confidence: Confidence | None = None
+    concurrency: Annotated[int, Field(ge=1, le=1024)] | None = None
+    timeout_s: Annotated[float, Field(gt=0, le=3600)] | None = None
+    max_attempts: Annotated[int, Field(ge=1, le=20)] | None = None
+    deadline_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
+
+
+class RevisionOut(BaseModel):
+    """An immutable revision."""
+
+    judge: str
+    revision: int
+    fingerprint: str
+    config: dict[str, Any]
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: JudgeRevision) -> RevisionOut:
+        """From its row."""
+        return cls(
+            judge=row.judge_id,
+            revision=row.revision,
+            fingerprint=row.fingerprint,
+            config=row.config,
+            created_at=row.created_at,
+        )
+
+
+class JudgeOut(BaseModel):
+    """A judge as it is now; `has_api_key` instead of the key."""
+
+    id: str
+    name: str
+    revision: int
+    fingerprint: str
+    endpoint: dict[str, Any]
+    has_api_key: bool
+    sampling: dict[str, Any]
+    prompt: dict[str, Any]
+    votes: int
+    confidence: str
+    concurrency: int
+    timeout_s: float
+    max_attempts: int
+    deadline_s: float
+    etag: str
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, row: Judge, revision: JudgeRevision) -> JudgeOut:
+        """From its rows."""
+        return cls(
+            id=row.id,
+            name=row.name,
+            revision=row.revision,
+            fingerprint=revision.fingerprint,
+            has_api_key=row.secret is not None,
+            etag=head_etag(row),
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+            **revision.config,
+            **row.limits,
+        )
+
+
+def head_etag(row: Judge) -> str:
+    """Changes with every PATCH."""
+    return f'"{row.id}:{row.revision}.{row.head_revision}"'

@@ -1,0 +1,1 @@
+"""`grape up`: Postgres, Valkey, migrations, API and workers on this machine, under one supervisor."""

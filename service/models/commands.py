@@ -1,0 +1,120 @@
+"""Registering models."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.config import ModelsSettings
+from service.db.queries.models import REGISTER_TASK, TRANSFER_QUEUE
+from service.db.tables import Checkpoint, Job, Model, Outbox
+from service.domain.checkpoint import CheckpointFile, model_hash
+from service.domain.ids import new_id
+from service.errors import Invalid
+from service.models.schemas import ModelIn
+from service.operation import Caller
+from service.storage import ModelFolderError, check_model_folder, folder_bytes, hash_model_folder
+
+HASH_AT_ONCE_BYTES = 256 << 20
+"""Up to this size a folder is hashed while the client waits (well under a second); larger ones go to a worker."""
+
+SHOWN_CONFIG = (
+    "model_type",
+    "architectures",
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "max_position_embeddings",
+)
+
+
+async def register_model(session: AsyncSession, caller: Caller, settings: ModelsSettings, body: ModelIn) -> Model:
+    """A model row, ready if its hashes are known already, else `registering` until a worker has made them."""
+    model = Model(
+        id=new_id("model"),
+        project_id=caller.project_id,
+        name=body.name,
+        kind=body.kind,
+        source=body.source.model_dump(exclude_none=True),
+        status="registering",
+    )
+    if body.source.checkpoint is not None:
+        await _from_checkpoint(session, caller, model, body.source.checkpoint)
+    elif body.source.path is not None:
+        folder = allowed_folder(body.source.path, settings)
+        model.location = str(folder)
+        model.config = read_config(folder)
+        if folder_bytes(folder) <= HASH_AT_ONCE_BYTES:
+            sha256, files = await asyncio.to_thread(hash_model_folder, folder)
+            model.status, model.sha256 = "ready", sha256
+            model.files = [file.model_dump() for file in files]
+    session.add(model)
+    await session.flush()
+    if model.status == "registering":
+        session.add(Outbox(id=new_id("event"), subject_id=model.id, task=REGISTER_TASK, queue=TRANSFER_QUEUE))
+        await session.flush()
+    await session.refresh(model)
+    return model
+
+
+def allowed_folder(path: str, settings: ModelsSettings) -> Path:
+    """The real folder behind `path`, if it lies below an allowed root and holds a model."""
+    if not settings.roots:
+        raise Invalid.at(
+            "/source/path", "path_not_allowed", "local models are off: GRAPE_MODELS__ROOTS names no folder"
+        )
+    given = Path(path)
+    if not given.is_absolute():
+        raise Invalid.at(
+            "/source/path", "path_not_absolute", f"give an absolute path; '{path}' depends on where the server runs"
+        )
+    folder = given.resolve()
+    roots = [root.resolve() for root in settings.roots]
+    if not any(folder.is_relative_to(root) for root in roots):
+        names = ", ".join(str(root) for root in roots)
+        raise Invalid.at(
+            "/source/path",
+            "path_not_allowed",
+            f"local models lie below {names} (GRAPE_MODELS__ROOTS); '{path}' does not",
+        )
+    try:
+        check_model_folder(folder)
+    except (ModelFolderError, OSError) as error:
+        raise Invalid.at("/source/path", "model_invalid", str(error)) from None
+    return folder
+
+
+def read_config(folder: Path) -> dict[str, object]:
+    """The part of config.json that is worth showing; an unreadable one is an error now, not in the job."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        return {name: config[name] for name in SHOWN_CONFIG if name in config}
+    except (OSError, ValueError, TypeError) as error:
+        raise Invalid.at("/source/path", "model_invalid", f"{folder}/config.json cannot be read: {error}") from None
+
+
+async def _from_checkpoint(session: AsyncSession, caller: Caller, model: Model, checkpoint_id: str) -> None:
+    checkpoint = await session.scalar(
+        select(Checkpoint).where(Checkpoint.project_id == caller.project_id, Checkpoint.id == checkpoint_id)
+    )
+    if checkpoint is None:
+        raise Invalid.at("/source/checkpoint", "not_found", f"there is no checkpoint '{checkpoint_id}'")
+    job = await session.get(Job, checkpoint.job_id)
+    assert job is not None
+    fill_from_checkpoint(model, checkpoint, job)
+
+
+def fill_from_checkpoint(model: Model, checkpoint: Checkpoint, job: Job) -> None:
+    """A checkpoint's files are hashed and in the store, so its model is ready at once."""
+    files = [CheckpointFile.model_validate(f) for f in checkpoint.files]
+    files = [file for file in files if "/" not in file.path and file.path != "manifest.json"]
+    model.location = checkpoint.location
+    model.files = [file.model_dump() for file in files]
+    model.sha256 = model_hash(files)
+    model.status = "ready"
+    if checkpoint.kind == "adapter":
+        model.base_model_id = job.spec["policy"]["model"]

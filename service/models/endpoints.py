@@ -1,0 +1,58 @@
+"""`/v1/models`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import Query
+
+from service.db.queries import models as queries
+from service.db.queries.checkpoints import checkpoint
+from service.db.tables import Model
+from service.deps import CallerDep, Listing, PageDep, ServicesDep, SessionDep
+from service.errors import NotFound
+from service.models.commands import register_model
+from service.models.schemas import ModelIn, ModelOut, ModelSource, PromoteIn
+from service.operation import needs, router
+
+models = router("models")
+
+
+@models.post("/v1/models", status_code=201, openapi_extra=needs("models:write"))
+async def create_model(body: ModelIn, session: SessionDep, caller: CallerDep, services: ServicesDep) -> ModelOut:
+    """Register a model by the sha256 of its files: a folder below an allowed root, a name on the hub, or a checkpoint."""
+    return ModelOut.of(await register_model(session, caller, services.settings.models, body))
+
+
+@models.get("/v1/models", openapi_extra=needs("models:read"))
+async def list_models(
+    session: SessionDep,
+    caller: CallerDep,
+    page: PageDep,
+    status: Annotated[Literal["registering", "ready", "failed"] | None, Query()] = None,
+) -> Listing[ModelOut]:
+    """List models, oldest first."""
+    statement = queries.all_models(caller.project_id)
+    if status is not None:
+        statement = statement.where(Model.status == status)
+    return await page.fetch(session, statement, [Model.id], ModelOut.of, lambda row: [row.id])
+
+
+@models.get("/v1/models/{model_id}", openapi_extra=needs("models:read"))
+async def get_model(model_id: str, session: SessionDep, caller: CallerDep) -> ModelOut:
+    """A model."""
+    row = await session.scalar(queries.model(caller.project_id, model_id))
+    if row is None:
+        raise NotFound(f"there is no model '{model_id}'")
+    return ModelOut.of(row)
+
+
+@models.post("/v1/checkpoints/{checkpoint_id}/promote", status_code=201, openapi_extra=needs("models:write"))
+async def promote(
+    checkpoint_id: str, body: PromoteIn, session: SessionDep, caller: CallerDep, services: ServicesDep
+) -> ModelOut:
+    """Register a checkpoint as a model, which jobs can start from."""
+    if await session.scalar(checkpoint(caller.project_id, checkpoint_id)) is None:
+        raise NotFound(f"there is no checkpoint '{checkpoint_id}'; `keep` may have pruned it")
+    model = ModelIn(name=body.name, source=ModelSource(checkpoint=checkpoint_id))
+    return ModelOut.of(await register_model(session, caller, services.settings.models, model))

@@ -1,0 +1,75 @@
+"""What goes in and out of `/v1/models`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, StringConstraints, model_validator
+
+from service.db.tables import Model
+from service.domain.base import Value, refuse
+from service.domain.conversation import Name, NonEmptyText
+
+HubName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?(@[\w.\-/]+)?$", max_length=200)]
+
+
+class ModelSource(Value):
+    """Exactly one place: a local folder, a name on the hub (with `@revision` if wanted), or a checkpoint of ours."""
+
+    path: NonEmptyText | None = None
+    hub: HubName | None = None
+    checkpoint: Annotated[str, StringConstraints(pattern=r"^ckpt_[0-9a-z]+$")] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> ModelSource:
+        if sum(place is not None for place in (self.path, self.hub, self.checkpoint)) != 1:
+            refuse(((), "one_of", "give exactly one of 'path', 'hub' and 'checkpoint'"))
+        return self
+
+
+class ModelIn(Value):
+    """A new model."""
+
+    name: Name
+    source: ModelSource
+    kind: Literal["policy"] = "policy"
+
+
+class PromoteIn(Value):
+    """What the model of a checkpoint is to be called."""
+
+    name: Name
+
+
+class ModelOut(BaseModel):
+    """A model; `sha256` over its files is its identity, checked again whenever it is loaded."""
+
+    id: str
+    name: str
+    kind: str
+    source: dict[str, Any]
+    status: str
+    error: str | None
+    base_model: str | None
+    sha256: str | None
+    files: list[dict[str, Any]] | None
+    config: dict[str, Any] | None
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: Model) -> ModelOut:
+        """From its row."""
+        return cls(
+            id=row.id,
+            name=row.name,
+            kind=row.kind,
+            source=row.source,
+            status=row.status,
+            error=row.error,
+            base_model=row.base_model_id,
+            sha256=row.sha256,
+            files=row.files,
+            config=row.config,
+            created_at=row.created_at,
+        )

@@ -1,0 +1,1 @@
+"""Rubrics: heads, immutable versions, aliases."""

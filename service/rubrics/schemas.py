@@ -1,0 +1,117 @@
+"""What goes in and out of `/v1/rubrics`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
+
+from service.db.tables import Rubric, RubricAlias, RubricVersion
+from service.domain.base import Value
+from service.domain.conversation import Name, Text
+from service.domain.rubric import RubricContent
+
+
+class RubricIn(Value):
+    """A new rubric and its first version."""
+
+    name: Name
+    category: Name | None = None
+    description: Text = ""
+    content: RubricContent
+    message: Text = ""
+
+
+class RubricPatch(Value):
+    """Changes of the head; absent fields stay."""
+
+    name: Name | None = None
+    category: Name | None = None
+    description: Text | None = None
+
+
+class VersionIn(Value):
+    """A new version."""
+
+    content: RubricContent
+    message: Text = ""
+
+
+class AliasIn(Value):
+    """Where an alias points."""
+
+    version: Annotated[int, Field(ge=1)]
+
+
+class RubricOut(BaseModel):
+    """The head."""
+
+    id: str
+    name: str
+    category: str | None
+    description: str
+    latest_version: int
+    aliases: dict[str, int]
+    etag: str
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, row: Rubric, aliases: list[RubricAlias]) -> RubricOut:
+        """From its rows."""
+        return cls(
+            id=row.id,
+            name=row.name,
+            category=row.category,
+            description=row.description,
+            latest_version=row.latest_version,
+            aliases={alias.alias: alias.version for alias in aliases if alias.rubric_id == row.id},
+            etag=head_etag(row),
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+        )
+
+
+class VersionOut(BaseModel):
+    """An immutable version; `hash` is the sha256 of its canonical content."""
+
+    rubric: str
+    version: int
+    hash: str
+    content: dict[str, Any]
+    author: str
+    message: str
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: RubricVersion) -> VersionOut:
+        """From its row."""
+        return cls(
+            rubric=row.rubric_id,
+            version=row.version,
+            hash=row.hash,
+            content=row.content,
+            author=row.author,
+            message=row.message,
+            created_at=row.created_at,
+        )
+
+
+class NewRubricOut(RubricOut):
+    """A head with the version that was made with it."""
+
+    version: VersionOut
+
+
+class ValidationOut(BaseModel):
+    """A content that is valid: its hash, and with defaults filled in."""
+
+    valid: bool
+    hash: str
+    content: dict[str, Any]
+
+
+def head_etag(row: Rubric) -> str:
+    """Changes with every version, alias and change of the head."""
+    return f'"{row.id}:{row.latest_version}.{row.head_revision}"'

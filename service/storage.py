@@ -1,0 +1,115 @@
+"""Artifacts: folders of files that are published whole, in a folder of this machine or a mounted one.
+
+A location is a path relative to the store's root, so that a store can move.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from service.config import StorageSettings
+from service.domain.checkpoint import CheckpointFile, file_entry, model_hash
+
+MODEL_SUFFIXES = (".json", ".safetensors", ".model", ".jinja", ".txt")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+class ModelFolderError(ValueError):
+    """A folder that cannot be a model; the message says why."""
+
+
+class ArtifactStore:
+    """A local folder as the store."""
+
+    def __init__(self, settings: StorageSettings) -> None:
+        parts = urlsplit(settings.url)
+        if parts.scheme not in ("file", ""):
+            raise ValueError(f"GRAPE_STORAGE__URL is '{settings.url}'; this version stores in file:///folder only")
+        self.root = Path(unquote(parts.path)).absolute()
+
+    def path(self, location: str) -> Path:
+        """Where a location lies; never outside the root."""
+        path = (self.root / location).resolve()
+        if not path.is_relative_to(self.root.resolve()):
+            raise ValueError(f"the location '{location}' leaves the artifact store")
+        return path
+
+    def draft(self, location: str) -> Path:
+        """An empty folder in which to prepare what `publish` will show at `location`."""
+        folder = self.path(location + ".tmp")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+    def publish(self, location: str) -> Path:
+        """Sync the draft's files and folders, then rename: `location` is whole or absent."""
+        draft, target = self.path(location + ".tmp"), self.path(location)
+        for folder, _, names in os.walk(draft, topdown=False):
+            for name in names:
+                _sync(Path(folder) / name)
+            _sync(Path(folder))
+        shutil.rmtree(target, ignore_errors=True)
+        os.rename(draft, target)
+        _sync(target.parent)
+        return target
+
+    def remove(self, location: str) -> None:
+        """Take a published folder away."""
+        shutil.rmtree(self.path(location), ignore_errors=True)
+
+    def writable(self) -> bool:
+        """Whether the store can be written."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return False
+        return os.access(self.root, os.W_OK | os.X_OK)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def model_paths(folder: Path) -> list[Path]:
+    """The files that loading a model reads: top-level JSON, safetensors, tokenizer and template files, sorted."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file()
+        and not path.name.startswith(".")
+        and path.suffix in MODEL_SUFFIXES
+        and path.name != "manifest.json"
+    )
+
+
+def check_model_folder(folder: Path) -> None:
+    """Raise `ModelFolderError` unless the folder has a configuration, safetensors weights and a tokenizer."""
+    if not folder.is_dir():
+        raise ModelFolderError(f"there is no folder {folder}")
+    names = {path.name for path in folder.iterdir()}
+    if "config.json" not in names:
+        raise ModelFolderError(f"{folder} has no config.json, so it is not a transformers model")
+    if not any(name.endswith(".safetensors") for name in names):
+        pickled = next((name for name in sorted(names) if name.endswith(PICKLES)), None)
+        because = f"; '{pickled}' is a pickle, which is never loaded: convert it to safetensors" if pickled else ""
+        raise ModelFolderError(f"{folder} has no *.safetensors weights{because}")
+    if not names & {"tokenizer.json", "tokenizer.model", "vocab.json"}:
+        raise ModelFolderError(f"{folder} has no tokenizer (tokenizer.json); save it beside the model")
+
+
+def hash_model_folder(folder: Path) -> tuple[str, list[CheckpointFile]]:
+    """The model's identity and its files."""
+    files = [file_entry(folder, path) for path in model_paths(folder)]
+    return model_hash(files), files
+
+
+def folder_bytes(folder: Path) -> int:
+    """How much there is to hash."""
+    return sum(path.stat().st_size for path in model_paths(folder))
