@@ -66,7 +66,7 @@ class Weighting:
     source: Source | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredCompletion:
     """The numbers of one completion; reward and advantage are null if it left its group."""
 
@@ -233,7 +233,10 @@ def _without_rewards(
 ) -> list[ScoredCompletion]:
     return [
         ScoredCompletion(
-            False, covered[i], None, plain_reward(criteria, row), audit_score(criteria, row), None, None, None, {}
+            member=False,
+            coverage=covered[i],
+            plain_reward=plain_reward(criteria, row),
+            audit=audit_score(criteria, row),
         )
         for i, row in enumerate(rows)
     ]

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from service.local import launch
+from service import lifeline
 from service.local.account import Account
 
 BACKOFF_S = (0.2, 5.0)
@@ -77,7 +77,7 @@ class Supervisor:
         account = program.account
         switch = account is not None and account.switch
         uid, gid = (account.uid, account.gid) if account and switch else (-1, -1)
-        wrapper = [str(launch.__file__), str(int(program.death_signal)), str(uid), str(gid), str(os.getpid()), "--"]
+        wrapper = [str(lifeline.__file__), str(int(program.death_signal)), str(uid), str(gid), str(os.getpid()), "--"]
         process = subprocess.Popen(
             [sys.executable, "-I", *wrapper, *program.argv],
             stdin=subprocess.DEVNULL,

@@ -166,7 +166,7 @@ class Stack:
         return Program("api", argv, self._env, stop_timeout_s=15)
 
     def _worker(self, role: str) -> Program:
-        celery = [sys.executable, "-m", "celery", "--app", "workers.app"]
+        celery = [sys.executable, "-m", "celery", "--quiet", "--app", "workers.app"]
         if role == "beat":
             schedule = str(self.folder.path / "run" / "beat")
             argv = [*celery, "beat", "--schedule", schedule, "--pidfile", "", "--loglevel", "WARNING"]

@@ -10,9 +10,8 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.config import ModelsSettings
-from service.db.queries.models import REGISTER_TASK, TRANSFER_QUEUE
+from service.db.queries.models import REGISTER_TASK, TRANSFER_QUEUE, values_from_checkpoint
 from service.db.tables import Checkpoint, Job, Model, Outbox
-from service.domain.checkpoint import CheckpointFile, model_hash
 from service.domain.ids import new_id
 from service.errors import Invalid
 from service.models.schemas import ModelIn
@@ -105,16 +104,5 @@ async def _from_checkpoint(session: AsyncSession, caller: Caller, model: Model, 
         raise Invalid.at("/source/checkpoint", "not_found", f"there is no checkpoint '{checkpoint_id}'")
     job = await session.get(Job, checkpoint.job_id)
     assert job is not None
-    fill_from_checkpoint(model, checkpoint, job)
-
-
-def fill_from_checkpoint(model: Model, checkpoint: Checkpoint, job: Job) -> None:
-    """A checkpoint's files are hashed and in the store, so its model is ready at once."""
-    files = [CheckpointFile.model_validate(f) for f in checkpoint.files]
-    files = [file for file in files if "/" not in file.path and file.path != "manifest.json"]
-    model.location = checkpoint.location
-    model.files = [file.model_dump() for file in files]
-    model.sha256 = model_hash(files)
-    model.status = "ready"
-    if checkpoint.kind == "adapter":
-        model.base_model_id = job.spec["policy"]["model"]
+    for name, value in values_from_checkpoint(checkpoint, job.spec["policy"]["model"]).items():
+        setattr(model, name, value)

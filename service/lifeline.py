@@ -1,4 +1,4 @@
-"""Exec a program that dies with its parent, as another user if asked: `launch.py SIGNAL UID GID -- PROGRAM ARG…`.
+"""Exec a program that dies with its parent, as another user if asked: `lifeline.py SIGNAL UID GID PARENT -- PROGRAM ARG…`.
 
 It runs as a file, with no import of ours: the parent-death signal (Linux) has to be set after the change of user, which
 clears it, and before the exec, which keeps it. Where prctl does not exist the program still runs; the supervisor then

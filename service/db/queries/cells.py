@@ -1,0 +1,132 @@
+"""Batches of judged cells: asked for by a training child, claimed by grading workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Delete, Executable, Select, and_, delete, func, literal, or_, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+
+from service.db.queries.jobs import now, seconds
+from service.db.tables import CellBatch, CellRequest, Job
+from service.domain.job_state import HELD, TERMINAL
+
+GRADING_TASK = "workers.tasks.grading.grade"
+GRADING_QUEUE = "grading"
+
+
+def ask(values: Mapping[str, Any]) -> Executable:
+    """Insert a batch unless the job has asked for this key; returns its id if it is new."""
+    return (
+        insert(CellBatch)
+        .values(**values)
+        .on_conflict_do_nothing(index_elements=["job_id", "key"])
+        .returning(CellBatch.id)
+    )
+
+
+def pending(job_id: str, keys: Sequence[str]) -> Select[str, str]:
+    """The batches among these that are not done."""
+    return select(CellBatch.key, CellBatch.status).where(
+        CellBatch.job_id == job_id, CellBatch.key.in_(keys), CellBatch.status != "done"
+    )
+
+
+def answered(job_id: str, keys: Sequence[str]) -> Select[str, int, str, Any]:
+    """The cells of these batches."""
+    return (
+        select(CellBatch.key, CellRequest.completion_index, CellRequest.criterion, CellRequest.cell)
+        .join(CellRequest, CellRequest.batch_id == CellBatch.id)
+        .where(CellBatch.job_id == job_id, CellBatch.key.in_(keys))
+        .order_by(CellBatch.key, CellRequest.completion_index, CellRequest.criterion)
+    )
+
+
+def forget(job_id: str, keys: Sequence[str]) -> Delete:
+    """Drop these batches with their cells."""
+    return delete(CellBatch).where(CellBatch.job_id == job_id, CellBatch.key.in_(keys))
+
+
+def claim(worker_id: str, lease_s: float, limit: int) -> Executable:
+    """Take waiting batches of held jobs, and those whose worker has let its lease lapse."""
+    free = (
+        select(CellBatch.id)
+        .join(Job, Job.id == CellBatch.job_id)
+        .where(
+            or_(
+                CellBatch.status == "queued",
+                and_(CellBatch.status == "running", CellBatch.lease_expires_at < now()),
+            ),
+            Job.status.in_(HELD),
+        )
+        .order_by(CellBatch.created_at, CellBatch.id)
+        .limit(limit)
+        .with_for_update(of=CellBatch, skip_locked=True)
+        .cte("free")
+    )
+    return (
+        update(CellBatch)
+        .where(CellBatch.id == free.c.id)
+        .values(
+            status="running", fence=CellBatch.fence + 1, worker_id=worker_id, lease_expires_at=now() + seconds(lease_s)
+        )
+        .returning(CellBatch.id, CellBatch.job_id, CellBatch.project_id, CellBatch.fence, CellBatch.payload)
+    )
+
+
+def unanswered(batch_id: str) -> Select[int, str]:
+    """The cells that still have to be asked; a batch that was begun elsewhere keeps what it has."""
+    return (
+        select(CellRequest.completion_index, CellRequest.criterion)
+        .where(CellRequest.batch_id == batch_id, CellRequest.cell.is_(None))
+        .order_by(CellRequest.completion_index, CellRequest.criterion)
+    )
+
+
+def renew(batches: Mapping[str, int], worker_id: str, lease_s: float) -> Executable:
+    """Renew leases; returns the batches that are still held and whose job still wants them."""
+    return (
+        update(CellBatch)
+        .where(CellBatch.id.in_(list(batches)), CellBatch.worker_id == worker_id, CellBatch.status == "running")
+        .where(select(literal(1)).where(Job.id == CellBatch.job_id, Job.status.in_(HELD)).exists())
+        .values(lease_expires_at=now() + seconds(lease_s))
+        .returning(CellBatch.id, CellBatch.fence)
+    )
+
+
+ANSWER = text(
+    """
+    UPDATE cell_requests r SET cell = a.cell
+    FROM jsonb_to_recordset(CAST(:answers AS jsonb)) AS a(completion_index integer, criterion text, cell jsonb)
+    WHERE r.batch_id = :batch_id AND r.completion_index = a.completion_index AND r.criterion = a.criterion
+      AND r.cell IS NULL
+      AND EXISTS (SELECT FROM cell_batches b WHERE b.id = :batch_id AND b.fence = :fence AND b.status = 'running')
+    """
+)
+
+
+def finish(batch_id: str, fence: int) -> Executable:
+    """Done, if every cell is there and the claim still holds."""
+    missing = select(literal(1)).where(CellRequest.batch_id == batch_id, CellRequest.cell.is_(None))
+    return (
+        update(CellBatch)
+        .where(CellBatch.id == batch_id, CellBatch.fence == fence, CellBatch.status == "running", ~missing.exists())
+        .values(status="done", finished_at=now(), lease_expires_at=None)
+        .returning(CellBatch.id)
+    )
+
+
+def release(worker_id: str) -> Executable:
+    """Give back everything that this worker holds."""
+    return (
+        update(CellBatch)
+        .where(CellBatch.worker_id == worker_id, CellBatch.status == "running")
+        .values(status="queued", lease_expires_at=None, worker_id=None)
+    )
+
+
+def of_finished_jobs() -> Delete:
+    """Batches that nobody will read again: their cells stand with the completions."""
+    ended = select(Job.id).where(Job.status.in_(TERMINAL), Job.finished_at < func.now() - seconds(3600))
+    return delete(CellBatch).where(CellBatch.job_id.in_(ended))

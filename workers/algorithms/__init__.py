@@ -1,0 +1,16 @@
+"""One file per algorithm, on one loop. `ALGORITHMS` is the other end of `service.domain.algorithm.ALGORITHM_CONFIGS`."""
+
+from __future__ import annotations
+
+from workers.algorithms.base import Algorithm
+from workers.algorithms.evaluate import Evaluate
+from workers.algorithms.grape import Grape
+from workers.algorithms.sft import Sft
+
+ALGORITHMS: dict[str, type[Algorithm]] = {
+    "sft": Sft,
+    "grape": Grape,
+    "grpo": Grape,
+    "evaluate": Evaluate,
+}
+"""`grpo` is `grape` with uniform weighting; its config says so."""

@@ -1,0 +1,133 @@
+"""What an algorithm is: `collect` makes the batch of the next optimizer steps, `update` takes one step on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from service.domain.job import JobSpec
+from service.domain.job_state import JobFailure
+from workers.types import (
+    Batch,
+    CompletionGroup,
+    FlatLogprobs,
+    LossOutput,
+    PolicyBatch,
+    Prompt,
+    SupervisedBatch,
+    UpdateReport,
+)
+
+
+class Policy(Protocol):
+    """The model that is trained, as algorithms see it."""
+
+    device: torch.device
+
+    def parameters(self) -> Iterable[torch.nn.Parameter]:
+        """What the optimizer moves."""
+
+    def microbatches(self, batch: Any) -> Sequence[Any]:
+        """The batch cut into pieces that fit; their losses and gradients add up to the batch's."""
+
+    def logprobs(self, batch: PolicyBatch) -> FlatLogprobs:
+        """Log-probabilities of the completions, with gradient."""
+
+    def reference_logprobs(self, batch: PolicyBatch) -> Float[Tensor, " time"]:
+        """The same under the frozen reference."""
+
+    def supervised_logprobs(self, batch: SupervisedBatch) -> FlatLogprobs:
+        """Log-probabilities of the demonstrations' completions, with gradient."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A tokenised demonstration."""
+
+    id: str
+    prompt: list[int]
+    completion: list[int]
+    weight: float
+
+
+class Environment(Protocol):
+    """Where batches come from: prompts, samples with their grades, demonstrations."""
+
+    def next_prompts(self, count: int) -> list[Prompt]:
+        """The next prompts of the job's shuffled data."""
+
+    def next_demonstrations(self, count: int) -> list[Demonstration]:
+        """The next demonstrations of the job's shuffled data."""
+
+    def rollout(self, prompts: list[Prompt], score: Callable[[CompletionGroup], None]) -> list[CompletionGroup]:
+        """Sample a group for each prompt, grade it, and hand it to `score`; in the order of the prompts."""
+
+    def report(self, metrics: dict[str, float]) -> None:
+        """Metrics of the step that is being collected."""
+
+    @property
+    def confidence_history(self) -> dict[str, float]:
+        """Mean confidence per criterion over earlier steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """A batch, and for how many optimizer steps it serves."""
+
+    batch: Batch
+    uses: int = 1
+
+
+class Algorithm:
+    """The base: plain gradient steps on `loss`. `criteria` is the job's rubric in the form that aggregation needs."""
+
+    trains = True
+
+    def __init__(self, spec: JobSpec, criteria: Sequence[Any] = ()) -> None:
+        self.spec = spec
+        self.criteria = list(criteria)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a frozen copy of the first policy is needed."""
+        return False
+
+    def collect(self, environment: Environment) -> Collected:
+        """The batch of the next optimizer step or steps."""
+        raise NotImplementedError
+
+    def loss(self, policy: Policy, batch: Any) -> LossOutput:
+        """This piece's share of the step's loss."""
+        raise NotImplementedError
+
+    def update(self, policy: Policy, batch: Batch, optimizer: torch.optim.Optimizer) -> UpdateReport:
+        """One optimizer step: forward and backward on each micro-batch, clip, step.
+
+        The gradient does not depend on how the batch is cut, because every piece is divided by the denominators of the
+        whole step. Raises `JobFailure(nonfinite_loss)` before the step if a loss or the gradient is not finite.
+        """
+        optimizer.zero_grad(set_to_none=False)
+        sums: dict[str, tuple[float, float]] = {}
+        total = 0.0
+        for piece in policy.microbatches(batch):
+            output = self.loss(policy, piece)
+            total += float(output.loss.detach())
+            if not math.isfinite(total):
+                raise JobFailure("nonfinite_loss", "the loss is not finite; lower the learning rate or check the data")
+            output.loss.backward()  # type: ignore[no-untyped-call]
+            for name, (value, count) in output.metrics.items():
+                before = sums.get(name, (0.0, 0.0))
+                sums[name] = (before[0] + value, before[1] + count)
+        parameters = [p for p in policy.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.spec.training.max_grad_norm))
+        if not math.isfinite(norm):
+            raise JobFailure("nonfinite_loss", "the gradient is not finite; lower the learning rate or check the data")
+        optimizer.step()
+        means = {name: value / count for name, (value, count) in sums.items() if count}
+        return UpdateReport({"loss": total, "grad_norm": norm, **means})

@@ -1,0 +1,125 @@
+"""GRAPE (grape.md) and, with uniform weighting, GRPO: confidence-weighted group-relative advantages in a PPO-style update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from service.domain.algorithm import OnPolicyConfig
+from service.domain.job import JobSpec
+from service.domain.scoring import CriterionWeight, ScoringOptions
+from workers.advantages.group import group_advantages
+from workers.advantages.report import rollout_metrics
+from workers.algorithms.base import Algorithm, Collected, Environment, Policy
+from workers.losses.kl import kl_estimate, unbiased_kl
+from workers.losses.policy_gradient import clipped_surrogate, is_clipped, log_ratio, sequence_mean_of
+from workers.types import CompletionGroup, LossOutput, PolicyBatch, flatten
+
+
+class Grape(Algorithm):
+    """Sample a group per prompt, grade it by the rubric, weight by confidence, compare within the group, update."""
+
+    def __init__(self, spec: JobSpec, criteria: Sequence[CriterionWeight] = ()) -> None:
+        super().__init__(spec, criteria)
+        assert isinstance(spec.algorithm, OnPolicyConfig)
+        self.config = spec.algorithm
+        aggregation, advantage = self.config.aggregation, self.config.advantage
+        assert aggregation.weighting is not None
+        assert aggregation.confidence_exponent is not None
+        assert aggregation.min_coverage is not None
+        self.options = ScoringOptions(
+            weighting=aggregation.weighting,
+            confidence_exponent=aggregation.confidence_exponent,
+            min_coverage=aggregation.min_coverage,
+            baseline=advantage.baseline,
+            scale=advantage.scale,
+            scale_eps=advantage.scale_eps,
+        )
+
+    @property
+    def needs_reference(self) -> bool:
+        """Only a KL penalty needs one."""
+        return self.config.kl.beta > 0
+
+    def collect(self, environment: Environment) -> Collected:
+        """Prompts, groups, grades, advantages; the batch serves `inner_epochs` optimizer steps."""
+        history = environment.confidence_history
+
+        def score(group: CompletionGroup) -> None:
+            group.scored = group_advantages(self.criteria, group.cells, self.options, history)
+
+        prompts = environment.next_prompts(self.spec.rollout.prompts_per_step)
+        groups = environment.rollout(prompts, score)
+        environment.report(rollout_metrics(groups, self.criteria))
+        return Collected(self.batch_of(groups), self.config.inner_epochs)
+
+    def batch_of(self, groups: Sequence[CompletionGroup], *, skip: bool = True) -> PolicyBatch:
+        """The members of all groups, flat.
+
+        Without a KL penalty a group without signal has a gradient of exactly zero: it is left out (`skip`), and its tokens
+        stay in the denominators.
+        """
+        skip = skip and not self.needs_reference
+        batch = PolicyBatch([], [], [], [], [], 0, 0, self.spec.rollout.max_completion_tokens, self.temperature)
+        tokens = sequences = 0
+        for group in groups:
+            assert group.scored is not None
+            members = [i for i, c in enumerate(group.scored.completions) if c.member]
+            tokens += sum(len(group.completions[i].tokens) for i in members)
+            sequences += len(members)
+            if not members or (skip and group.scored.signal != "ok"):
+                continue
+            batch.prompts_P_T.append(group.prompt.tokens)
+            for i in members:
+                batch.tokens_B_T.append(group.completions[i].tokens)
+                batch.logprobs_B_T.append(group.completions[i].logprobs)
+                batch.advantages_B.append(group.scored.completions[i].advantage or 0.0)
+                batch.prompt_of_B.append(len(batch.prompts_P_T) - 1)
+        return PolicyBatch(
+            batch.prompts_P_T, batch.tokens_B_T, batch.logprobs_B_T, batch.advantages_B, batch.prompt_of_B,
+            tokens, sequences, batch.max_completion_tokens, batch.temperature,
+        )  # fmt: skip
+
+    @property
+    def temperature(self) -> float:
+        """What completions are sampled at, and their log-probabilities computed at."""
+        assert self.spec.rollout.temperature is not None
+        return self.spec.rollout.temperature
+
+    def loss(self, policy: Policy, batch: PolicyBatch) -> LossOutput:
+        """The clipped surrogate plus β·KL, divided as `objective.aggregation` says."""
+        flat = policy.logprobs(batch)
+        objective, kl = self.config.objective, self.config.kl
+        old = flatten(batch.logprobs_B_T, policy.device)
+        advantages = torch.tensor(batch.advantages_B, device=policy.device, dtype=torch.float32)[flat.sequence]
+        token_ratio = log_ratio(flat.logprobs, old)
+        ratio = token_ratio
+        if objective.ratio == "sequence":
+            ratio = sequence_mean_of(token_ratio, flat.sequence, len(flat.lengths))
+        per_token = clipped_surrogate(ratio, advantages, objective.clip_low, objective.clip_high)
+        count = float(per_token.numel())
+        clipped = is_clipped(ratio, advantages, objective.clip_low, objective.clip_high)
+        metrics = {
+            "clip_fraction": (float(clipped.sum()), count),
+            "sampler_gap": (float(token_ratio.detach().abs().sum()), count),
+        }
+        if kl.beta > 0:
+            reference = policy.reference_logprobs(batch)
+            per_token = per_token + kl.beta * unbiased_kl(flat.logprobs, old, reference, kl.estimator)
+            metrics["kl"] = (float(kl_estimate(flat.logprobs.detach(), reference, "k3").sum()), count)
+        return LossOutput(self._reduce(per_token, flat.sequence, flat.lengths, batch), metrics)
+
+    def _reduce(
+        self, per_token: Float[Tensor, " time"], sequence: Int[Tensor, " time"], lengths: list[int], batch: PolicyBatch
+    ) -> Float[Tensor, ""]:
+        """The named mean, over the whole optimizer step: this piece's sum divided by the step's denominator."""
+        aggregation = self.config.objective.aggregation
+        if aggregation == "token_mean":
+            return per_token.sum() / max(batch.tokens_in_step, 1)
+        if aggregation == "constant":
+            return per_token.sum() / (max(batch.sequences_in_step, 1) * batch.max_completion_tokens)
+        share = per_token.new_tensor([1.0 / max(length, 1) for length in lengths])[sequence]
+        return (per_token * share).sum() / max(batch.sequences_in_step, 1)

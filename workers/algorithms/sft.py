@@ -1,0 +1,31 @@
+"""Supervised fine-tuning: −log π of the demonstrations' completion tokens, each row times its weight."""
+
+from __future__ import annotations
+
+from workers.algorithms.base import Algorithm, Collected, Environment, Policy
+from workers.types import LossOutput, SupervisedBatch
+
+
+class Sft(Algorithm):
+    """Cross-entropy, averaged over all completion tokens of the optimizer step (never a mean of micro-batch means)."""
+
+    def collect(self, environment: Environment) -> Collected:
+        """The next `training.batch_size` demonstrations."""
+        assert self.spec.training.batch_size is not None
+        rows = environment.next_demonstrations(self.spec.training.batch_size)
+        batch = SupervisedBatch(
+            prompts_B_T=[row.prompt for row in rows],
+            tokens_B_T=[row.completion for row in rows],
+            weights_B=[row.weight for row in rows],
+            weight_in_step=sum(row.weight * len(row.completion) for row in rows),
+        )
+        environment.report({"completion_length": sum(len(row.completion) for row in rows) / len(rows)})
+        return Collected(batch)
+
+    def loss(self, policy: Policy, batch: SupervisedBatch) -> LossOutput:
+        """Σ weight·(−log π) / Σ weight over the tokens of the step."""
+        flat = policy.supervised_logprobs(batch)
+        weights = flat.logprobs.new_tensor(batch.weights_B)[flat.sequence]
+        loss = -(weights * flat.logprobs).sum() / batch.weight_in_step
+        nll = float(-flat.logprobs.detach().sum())
+        return LossOutput(loss, {"nll": (nll, float(flat.logprobs.numel()))})

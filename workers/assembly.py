@@ -1,0 +1,190 @@
+"""From a job's spec to everything that its run needs: the one place that wires models, data, graders and the algorithm.
+
+This is the job's `starting`: whatever is wrong with the model, the rows or the judges comes out here as a published failure
+code and a sentence, before anything is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from service.domain.algorithm import EvaluateConfig, OnPolicyConfig
+from service.domain.dataset import DemonstrationRow, PromptRow
+from service.domain.job import JobSpec
+from service.domain.job_state import JobFailure
+from service.domain.rubric import RubricContent
+from workers.advantages.group import criterion_weights
+from workers.algorithms import ALGORITHMS
+from workers.algorithms.base import Demonstration
+from workers.graders.rubric import Desk, RubricGrader
+from workers.policy.causal import CausalPolicy
+from workers.policy.loading import ModelFiles, load_policy
+from workers.policy.tokenization import TokenizationError, encode_demonstration, encode_prompt, prompt_view
+from workers.training.checkpoint import read_trainer_state, restore
+from workers.training.environment import Rollouts, TrainingEnvironment
+from workers.training.evaluation import Evaluation
+from workers.training.loop import Run
+from workers.training.optim import build_optimizer
+from workers.training.ports import Control, Recorder
+from workers.training.state import TrainerState
+from workers.types import Prompt
+
+Rows = Iterable[tuple[int, dict[str, Any]]]
+
+
+@dataclass(slots=True)
+class Materials:
+    """What the child hands in: rows by name, model files, desks for judged cells, and the ports of the loop."""
+
+    spec: JobSpec
+    resolved: dict[str, Any]
+    steps: int
+    files: ModelFiles
+    rows: Callable[[str], Rows]
+    desk: Callable[[str], Desk]
+    recorder: Recorder
+    control: Control
+    resume: Path | None
+    save: Callable[[CausalPolicy, Any, TrainerState], None]
+    finalizing: Callable[[], None]
+
+
+def assemble(materials: Materials) -> Run:
+    """Load, check, wire."""
+    spec, state = materials.spec, TrainerState()
+    if materials.resume is not None:
+        state = read_trainer_state(materials.resume)
+    algorithm = ALGORITHMS[spec.algorithm.type](spec, _criteria(materials.resolved.get("rubric")))
+    policy = load_policy(
+        materials.files,
+        adapter=spec.adapter,
+        precision=spec.training.precision,
+        budget=spec.training.microbatch_tokens,
+        seed=spec.training.seed,
+        reference=algorithm.needs_reference,
+        resume=materials.resume,
+    )
+    optimizer = build_optimizer(policy, spec.training) if algorithm.trains else None
+    environment = TrainingEnvironment(spec, state, materials.recorder)
+    if isinstance(spec.algorithm, OnPolicyConfig):
+        grader = _grader(materials, "rubric")
+        environment.prompts = _prompts(materials, "prompts", policy, grader)
+        environment.rollouts = _rollouts(materials, policy, grader)
+        environment.max_null_share = spec.algorithm.aggregation.max_null_share or 0.0
+    elif spec.data.demonstrations is not None:
+        environment.demonstrations = _demonstrations(materials, policy)
+    run = Run(
+        spec=spec,
+        steps=materials.steps,
+        algorithm=algorithm,
+        policy=policy,
+        optimizer=optimizer,
+        environment=environment,
+        evaluation=_evaluation(materials, policy),
+        state=state,
+        recorder=materials.recorder,
+        control=materials.control,
+        save=lambda now: materials.save(policy, optimizer, now),
+        finalizing=materials.finalizing,
+    )
+    if materials.resume is not None:
+        restore(materials.resume, policy, optimizer)
+    return run
+
+
+def _criteria(rubric: dict[str, Any] | None) -> Sequence[Any]:
+    return criterion_weights(RubricContent.model_validate(rubric["content"]).criteria) if rubric else ()
+
+
+def _grader(materials: Materials, rubric: str) -> RubricGrader:
+    version = materials.resolved[rubric]
+    return RubricGrader(RubricContent.model_validate(version["content"]), version["hash"], materials.desk(rubric))
+
+
+def _rollouts(materials: Materials, policy: CausalPolicy, grader: RubricGrader) -> Rollouts:
+    spec = materials.spec
+    return Rollouts(policy, grader, materials.control, spec.training.seed, spec.rollout.max_completion_tokens)
+
+
+def _evaluation(materials: Materials, policy: CausalPolicy) -> Evaluation | None:
+    """Held-out evaluation of a training job; for an `evaluate` job, the whole of it."""
+    spec = materials.spec
+    if isinstance(spec.algorithm, EvaluateConfig):
+        assert spec.rollout.temperature is not None
+        assert spec.rollout.group_size is not None
+        rubric, data = "rubric", "prompts"
+        temperature, samples = spec.rollout.temperature, spec.rollout.group_size
+    elif spec.evaluation is not None:
+        rubric, data = "evaluation_rubric", "evaluation"
+        temperature, samples = spec.evaluation.temperature, spec.evaluation.samples
+    else:
+        return None
+    grader = _grader(materials, rubric)
+    return Evaluation(
+        rollouts=_rollouts(materials, policy, grader),
+        recorder=materials.recorder,
+        prompts=_prompts(materials, data, policy, grader),
+        criteria=_criteria(materials.resolved[rubric]),
+        temperature=temperature,
+        samples=samples,
+    )
+
+
+def _prompts(materials: Materials, data: str, policy: CausalPolicy, grader: RubricGrader) -> list[Prompt]:
+    """Tokenised prompts, each checked: it fits into the context with a full completion, and has what graders refer to."""
+    dataset = materials.resolved["data"][data]["dataset"]
+    needs = grader.prompt_needs()
+    longest = materials.spec.rollout.max_completion_tokens
+    prompts = []
+    for seq, content in materials.rows(data):
+        row_id = f"{dataset}:{seq}"
+        row = PromptRow.model_validate(content)
+        try:
+            tokens = encode_prompt(policy.tokenizer, row.text_or_messages, policy.eos_ids)
+        except TokenizationError as error:
+            raise JobFailure("data_invalid", f"row {row_id}: {error}") from None
+        _check_length(row_id, len(tokens), longest, policy.context_length)
+        view = prompt_view(row, row_id)
+        for name in needs:
+            if _lookup(view, name) is None:
+                message = f"row {row_id} has no '{name.removeprefix('prompt.')}', which a grader of the rubric needs"
+                raise JobFailure("data_invalid", message)
+        prompts.append(Prompt(row_id, tokens, view))
+    return prompts
+
+
+def _lookup(view: dict[str, Any], name: str) -> Any:
+    here: Any = view
+    for part in name.split(".")[1:]:
+        here = here.get(part) if isinstance(here, dict) else None
+    return here
+
+
+def _check_length(row_id: str, prompt: int, completion: int, context: int | None) -> None:
+    if context is not None and prompt + completion > context:
+        raise JobFailure(
+            "data_invalid",
+            f"row {row_id}: its prompt has {prompt} tokens, and with max_completion_tokens {completion} it does not fit into "
+            f"the model's context of {context}; shorten the prompt or the completions",
+        )
+
+
+def _demonstrations(materials: Materials, policy: CausalPolicy) -> list[Demonstration]:
+    dataset = materials.resolved["data"]["demonstrations"]["dataset"]
+    found = []
+    for seq, content in materials.rows("demonstrations"):
+        row_id = f"{dataset}:{seq}"
+        row = DemonstrationRow.model_validate(content)
+        try:
+            prompt, completion = encode_demonstration(policy.tokenizer, row, policy.eos_ids)
+        except TokenizationError as error:
+            raise JobFailure("data_invalid", f"row {row_id}: {error}") from None
+        whole = len(prompt) + len(completion)
+        if policy.context_length is not None and whole > policy.context_length:
+            message = f"row {row_id} has {whole} tokens, more than the model's context of {policy.context_length}"
+            raise JobFailure("data_invalid", message)
+        found.append(Demonstration(row_id, prompt, completion, row.weight))
+    return found

@@ -1,0 +1,260 @@
+"""The training child: a process of its own, spawned and preloaded by the supervisor, that runs one attempt of one job.
+
+Its standard input carries wishes, a pipe carries progress back, standard output and error are the job's log. It writes to the
+database itself, always under the attempt's fence. If its supervisor dies, it dies.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+from service.config import Settings
+from service.db.engine import Database
+from service.domain.checkpoint import CheckpointFile
+from service.domain.dataset import Snapshot
+from service.domain.job_state import JobFailure
+from service.lifeline import die_with_parent
+from service.queue import Bell, Outbox, celery_app
+from service.security import Vault
+from service.storage import ArtifactStore
+from workers.channel import ChildEnd, ParentGone
+from workers.runs.cells import CellDesk
+from workers.runs.held import Held, HeldJob, StaleFence, model_folder
+from workers.runs.writer import RecordWriter
+from workers.training.ports import Interrupted, Suspended
+
+
+def preload() -> None:
+    """Import what every job needs, while there is no job yet."""
+    import torch  # noqa: F401
+    from peft import LoraConfig  # noqa: F401
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel  # noqa: F401
+    from transformers.utils import logging
+
+    import workers.assembly  # noqa: F401
+
+    logging.disable_progress_bar()  # the log is for lines
+
+
+class Attempt:
+    """One attempt of one job."""
+
+    def __init__(self, settings: Settings, channel: ChildEnd, job_id: str, fence: int) -> None:
+        self.settings, self.channel = settings, channel
+        self.database = Database(settings.database, "grape-child")
+        self.held = HeldJob(self.database, job_id, fence)
+        self.store = ArtifactStore(settings.storage)
+        self.job: Held | None = None
+        self.writer: RecordWriter | None = None
+
+    def run(self) -> dict[str, Any]:
+        """Train; the message that tells the supervisor how it ended."""
+        try:
+            self.job = self.held.read()
+            self._train()
+            return {"type": "ended", "outcome": "succeeded", **self._result()}
+        except Interrupted:
+            return {"type": "ended", "outcome": "stopped"}
+        except Suspended as reason:
+            return {"type": "ended", "outcome": "suspended", "reason": str(reason)}
+        except JobFailure as failure:
+            return {"type": "ended", "outcome": "failed", "code": failure.code, "message": failure.message}
+        except StaleFence as stale:
+            return {"type": "ended", "outcome": "lost", "message": str(stale)}
+        except Exception as error:
+            traceback.print_exc()
+            code, message = classify(error)
+            return {"type": "ended", "outcome": "failed", "code": code, "message": message}
+        finally:
+            if self.writer is not None:
+                self.writer.close()
+
+    def _train(self) -> None:
+        from workers.assembly import Materials, assemble
+
+        assert self.job is not None
+        job = self.job
+        files = self._model_files(job)
+        self._probe_judges(job)
+        rubric = job.resolved.get("rubric") or {}
+        rubrics = {"train": rubric, "evaluation": job.resolved.get("evaluation_rubric") or rubric}
+        self.writer = RecordWriter(self.held, rubrics)
+        checkpoint = self.held.latest_checkpoint()
+        resume = self.store.path(checkpoint.location) if checkpoint is not None else None
+        bell, outbox = Bell(self.settings.broker), Outbox(self.database, celery_app(self.settings.broker))
+        self._say(f"attempt {job.attempt} of {self.held.job_id} ({job.spec.algorithm.type}), fence {self.held.fence}")
+        run = assemble(
+            Materials(
+                spec=job.spec,
+                resolved=job.resolved,
+                steps=job.steps,
+                files=files,
+                rows=self._rows,
+                desk=lambda name: CellDesk(
+                    self.held, job.project_id, name, bell=bell, outbox=outbox, check=self.channel.check
+                ),
+                recorder=self.writer,
+                control=self.channel,
+                resume=resume,
+                save=self._save,
+                finalizing=self.channel.ask_to_finalize,
+            )
+        )
+        self.held.begin(checkpoint.step if checkpoint is not None else None, job.resolved)
+        self.channel.send({"type": "running"})
+        self._say(f"running from step {run.state.step} of {run.steps}")
+        try:
+            run.go()
+        finally:
+            self.writer.flush()
+
+    @staticmethod
+    def _say(line: str) -> None:
+        print(line, flush=True)  # noqa: T201 (the job's log)
+
+    # --- starting ---
+
+    def _model_files(self, job: Held) -> Any:
+        """The policy's files, once it is registered; its hash goes into the job."""
+        from workers.policy.loading import ModelFiles
+
+        def files_of(model_id: str) -> ModelFiles:
+            while (model := self.held.model(model_id)).status == "registering":
+                self.held.reason(f"waiting for model {model_id} to be registered")
+                self.channel.check()
+                time.sleep(1.0)
+            if model.status == "failed":
+                raise JobFailure("model_invalid", f"model {model_id} failed to register: {model.error}")
+            assert model.files is not None
+            files = [CheckpointFile.model_validate(file) for file in model.files]
+            base = files_of(model.base_model_id) if model.base_model_id else None
+            if model_id == job.spec.policy.model:
+                job.resolved["policy"] = {"model": model_id, "sha256": model.sha256}
+            return ModelFiles(model_id, model_folder(model, self.store.root), files, base)
+
+        return files_of(job.spec.policy.model)
+
+    def _probe_judges(self, job: Held) -> None:
+        """One question to each judge's endpoint: is anybody there?"""
+        from workers.graders.judge.probe import probe
+
+        vault = Vault(self.settings.require_secret_key())
+        for judge_id, revision in job.resolved["judges"].items():
+            head, row = self.held.judge(judge_id, revision)
+            api_key = vault.open(head.secret, judge_id) if head.secret is not None else None
+            problem = probe(row.config["endpoint"]["base_url"], api_key, self.settings.egress.allow)
+            if problem is not None:
+                raise JobFailure("judge_unreachable", f"judge {judge_id} ({head.name}): {problem}")
+
+    def _rows(self, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        assert self.job is not None
+        for row in self.held.rows(Snapshot.model_validate(self.job.resolved["data"][name])):
+            self.channel.check()
+            yield row
+
+    # --- checkpoints ---
+
+    def _save(self, policy: Any, optimizer: Any, state: Any) -> None:
+        """Everything written so far is durable before the checkpoint is listed, and its files before that."""
+        from workers.training.checkpoint import write_checkpoint
+
+        assert self.job is not None
+        assert self.writer is not None
+        known = self.held.checkpoints()
+        if any(checkpoint.step == state.step for checkpoint in known):
+            return
+        self.writer.flush()
+        location = f"projects/{self.job.project_id}/jobs/{self.held.job_id}/{self.held.fence:06d}/step-{state.step:08d}"
+        try:
+            draft = self.store.draft(location)
+            job = {
+                "id": self.held.job_id,
+                "spec": self.job.spec.model_dump(mode="json"),
+                "resolved": self.job.resolved,
+            }
+            files = write_checkpoint(draft, policy, optimizer, state, job)
+            self.store.publish(location)
+        except OSError as error:
+            self.store.remove(location + ".tmp")
+            raise JobFailure(
+                "storage_full", f"the checkpoint of step {state.step} cannot be written: {error}"
+            ) from error
+        # What was measured at this very step; an older evaluation belongs to an older checkpoint.
+        metrics = state.evaluation if state.evaluated_step == state.step else {}
+        self.held.register_checkpoint(
+            {
+                "step": state.step,
+                "kind": policy.kind,
+                "location": location,
+                "files": [file.model_dump() for file in files],
+                "metrics": metrics,
+            }
+        )
+        self._say(f"checkpoint at step {state.step}")
+        self._prune(self.job.spec.checkpoints.keep)
+
+    def _prune(self, keep: int) -> None:
+        """Keep the newest `keep`, never drop the best or the last."""
+        listed = self.held.checkpoints()
+        best = best_checkpoint(listed)
+        for checkpoint in listed[:-keep]:
+            if best is None or checkpoint.id != best.id:
+                self.held.unlist_checkpoint(checkpoint.id)
+                self.store.remove(checkpoint.location)
+
+    def _result(self) -> dict[str, Any]:
+        listed = self.held.checkpoints()
+        best = best_checkpoint(listed) or (listed[-1] if listed else None)
+        return {"best": best.id if best else None, "last": listed[-1].id if listed else None}
+
+
+def best_checkpoint(listed: list[Any]) -> Any:
+    """The one with the highest plain reward on held-out prompts, the newest of equals; null if none was evaluated."""
+    name = "evaluation.plain_reward"
+    evaluated = [checkpoint for checkpoint in listed if name in checkpoint.metrics]
+    return max(evaluated, key=lambda c: (c.metrics[name], c.step), default=None)
+
+
+def classify(error: Exception) -> tuple[str, str]:
+    """The published code of an unexpected error."""
+    name = type(error).__name__
+    text = f"{name}: {error}"[:2000]
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return "oom_host", text
+    if name == "OutOfMemoryError":
+        return "oom_gpu", f"{text}; make rollout, batch or training.microbatch_tokens smaller"
+    if name == "AcceleratorError" or "CUDA error" in str(error):
+        return "cuda_error", text
+    if isinstance(error, OSError) and error.errno == 28:
+        return "storage_full", text
+    return "internal", text
+
+
+def main() -> None:
+    """Wait for a job, run it, tell how it ended."""
+    progress_fd, parent = int(sys.argv[1]), int(sys.argv[2])
+    die_with_parent(signal.SIGKILL, parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel = ChildEnd(sys.stdin.buffer, progress_fd)
+    try:
+        preload()
+        channel.send({"type": "ready"})
+        message = channel.receive()
+    except (ParentGone, BrokenPipeError):
+        return
+    channel.follow(on_gone=lambda: os._exit(1))
+    outcome = Attempt(Settings(), channel, message["job_id"], message["fence"]).run()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    channel.send(outcome)
+    os._exit(0)  # nothing is left to do, and torch's own teardown takes a second
+
+
+if __name__ == "__main__":
+    main()

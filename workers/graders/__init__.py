@@ -1,0 +1,11 @@
+"""Graders: verifiers and judges. `GRADERS` is the other end of `service.domain.grader.GRADER_CONFIGS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from workers.graders.judge.cell import grade_cell
+from workers.graders.verifiers import VERIFIERS
+
+GRADERS: dict[str, Callable[..., Any]] = {**VERIFIERS, "judge": grade_cell}

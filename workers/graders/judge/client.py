@@ -1,0 +1,148 @@
+"""One question to a judge's endpoint: bounded attempts, jittered backoff, Retry-After, a deadline over all of it."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import random
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from service.domain.grade import CellStatus
+from service.domain.judge import JudgeConfig, JudgeLimits
+
+FINAL = (400, 401, 403, 404, 405, 413, 422)
+"""Statuses that the same request will meet again."""
+
+MAX_REPLY_BYTES = 4 << 20
+
+
+@dataclass(slots=True)
+class Reply:
+    """The text of a reply, or the failure that the last attempt ended in; with what it cost either way."""
+
+    text: str | None = None
+    status: CellStatus = "ok"
+    reason: str | None = None
+    attempts: int = 0
+    latency_ms: float = 0.0
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+@dataclass(slots=True)
+class Endpoint:
+    """A judge's endpoint as the grading worker uses it; `slots` bounds what is in flight."""
+
+    client: httpx.AsyncClient
+    config: JudgeConfig
+    limits: JudgeLimits
+    api_key: str | None
+    slots: asyncio.Semaphore
+    _jitter: random.Random = field(default_factory=random.Random)
+
+    async def ask(self, messages: list[dict[str, str]]) -> Reply:
+        """Ask until there is an answer, a final failure, or no attempt or time left."""
+        reply = Reply()
+        deadline = time.monotonic() + self.limits.deadline_s
+        while True:
+            reply.attempts += 1
+            started = time.monotonic()
+            wait = await self._attempt(messages, reply, deadline)
+            reply.latency_ms += (time.monotonic() - started) * 1000
+            if wait is None or reply.attempts >= self.limits.max_attempts:
+                return reply
+            if time.monotonic() + wait >= deadline:
+                reply.reason = (
+                    f"{reply.reason}; the next attempt would be after the deadline of {self.limits.deadline_s:g} s"
+                )
+                return reply
+            await asyncio.sleep(wait)
+
+    async def _attempt(self, messages: list[dict[str, str]], reply: Reply, deadline: float) -> float | None:
+        """One request. Fills `reply`; returns the seconds to wait before another attempt, or null if there is none."""
+        body = {"model": self.config.endpoint.model, "messages": messages, **self._sampling()}
+        headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        try:
+            async with self.slots:
+                left = max(0.001, min(self.limits.timeout_s, deadline - time.monotonic()))
+                async with asyncio.timeout(left):
+                    answer = await self.client.post(
+                        f"{self.config.endpoint.base_url}/chat/completions", json=body, headers=headers, timeout=left
+                    )
+        except (httpx.TimeoutException, TimeoutError):
+            reply.status, reply.reason = "timeout", f"no answer within {self.limits.timeout_s:g} s"
+            return self._backoff(reply.attempts)
+        except httpx.HTTPError as error:
+            reply.status, reply.reason = "infra_error", f"{type(error).__name__}: {error}"
+            return self._backoff(reply.attempts)
+        if answer.status_code == 200:
+            return self._read(answer, reply)
+        said = answer.text[:300]
+        if answer.status_code == 429:
+            reply.status, reply.reason = "rate_limited", f"HTTP 429: {said}"
+            return _retry_after(answer) or self._backoff(reply.attempts)
+        if answer.status_code == 400 and "context" in said.lower() and "length" in said.lower():
+            reply.status, reply.reason = "judge_truncated", f"the question is too long for the judge: {said}"
+            return None
+        reply.status, reply.reason = "infra_error", f"HTTP {answer.status_code}: {said}"
+        if answer.status_code in FINAL:
+            return None
+        return _retry_after(answer) or self._backoff(reply.attempts)
+
+    def _sampling(self) -> dict[str, Any]:
+        return self.config.sampling.model_dump(exclude_none=True)
+
+    def _read(self, answer: httpx.Response, reply: Reply) -> float | None:
+        """The text of a 200, or what its finish reason says instead. Subject failures are never asked again."""
+        try:
+            if len(answer.content) > MAX_REPLY_BYTES:
+                raise ValueError("the answer is too large")
+            body = answer.json()
+            choice = body["choices"][0]
+            message = choice["message"]
+            content = message.get("content")
+            usage = body.get("usage") or {}
+            reply.tokens_in += int(usage.get("prompt_tokens") or 0)
+            reply.tokens_out += int(usage.get("completion_tokens") or 0)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            reply.status = "infra_error"
+            reply.reason = f"the endpoint's answer is not a chat completion: {type(error).__name__}: {error}"
+            return self._backoff(reply.attempts)
+        finish = choice.get("finish_reason")
+        if message.get("refusal") or finish == "content_filter":
+            reply.status, reply.reason = "refusal", str(message.get("refusal") or "the endpoint's content filter")[:500]
+        elif finish in ("length", "model_length"):
+            reply.status, reply.reason = "judge_truncated", "the judge ran out of tokens before its answer ended"
+        elif not isinstance(content, str) or not content.strip():
+            reply.status, reply.reason = "parse_error", "the judge's answer is empty"
+        else:
+            reply.status, reply.reason, reply.text = "ok", None, content
+        return None
+
+    def _backoff(self, attempts: int) -> float:
+        """0.5 s, 1 s, 2 s … up to 16 s, each times a random factor between a half and one."""
+        longest = min(16.0, 0.5 * 2.0 ** (attempts - 1))
+        return longest * self._jitter.uniform(0.5, 1.0)
+
+
+def _retry_after(answer: httpx.Response) -> float | None:
+    """The wait that the endpoint asks for, in seconds or until a date."""
+    value = answer.headers.get("retry-after-ms")
+    if value:
+        try:
+            return max(0.0, float(value) / 1000)
+        except ValueError:
+            pass
+    value = answer.headers.get("retry-after", "")
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return None

@@ -1,0 +1,92 @@
+"""Grading groups by a rubric: verifiers here and now, judges through whoever was handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from service.domain.base import content_hash
+from service.domain.grade import Cell
+from service.domain.grader import JudgeGrader, templates_of
+from service.domain.rubric import Criterion, RubricContent
+from service.domain.template import needs
+from workers.graders.verifiers import verify
+from workers.types import CompletionGroup
+
+
+class Desk(Protocol):
+    """Where judged cells are asked for: a table that grading workers read."""
+
+    def ask(self, key: str, prompt: dict[str, Any], texts: Sequence[str], criteria: Sequence[str]) -> None:
+        """Ask for a cell for each text and criterion, once per key."""
+
+    def wait(self, keys: Sequence[str]) -> dict[str, list[dict[str, Cell]]]:
+        """The cells of these keys, by text, once all are there."""
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """Drop what was asked, so that asking again asks anew."""
+
+
+@dataclass(slots=True)
+class RubricGrader:
+    """Grades by one version of a rubric; `name` is the version, as its hash."""
+
+    content: RubricContent
+    name: str
+    desk: Desk
+
+    def start(self, purpose: str, step: int) -> GroupGrading:
+        """The grading of one rollout."""
+        return GroupGrading(self, f"{purpose}/{step}")
+
+    @property
+    def judged(self) -> list[Criterion]:
+        """The criteria that a judge grades."""
+        return [c for c in self.content.criteria if isinstance(c.grader, JudgeGrader)]
+
+    @property
+    def verified(self) -> list[Criterion]:
+        """The criteria that a verifier grades."""
+        return [c for c in self.content.criteria if not isinstance(c.grader, JudgeGrader)]
+
+    def prompt_needs(self) -> list[str]:
+        """What the templates need of every prompt, e.g. `prompt.reference`; checked before anything is sampled."""
+        return sorted({name for c in self.content.criteria for text in templates_of(c.grader) for name in needs(text)})
+
+
+@dataclass(slots=True)
+class GroupGrading:
+    """One rollout's groups, on their way to their cells."""
+
+    grader: RubricGrader
+    place: str
+    _asked: list[tuple[str, CompletionGroup]] = field(default_factory=list)
+
+    def submit(self, group: CompletionGroup) -> None:
+        """Verify at once; ask the judges."""
+        view = group.prompt.view
+        group.cells = [{c.key: verify(c, view, x.text) for c in self.grader.verified} for x in group.completions]
+        if self.grader.judged:
+            key = self._key(group)
+            texts = [completion.text for completion in group.completions]
+            self.grader.desk.ask(key, view, texts, [c.key for c in self.grader.judged])
+            self._asked.append((key, group))
+
+    def _key(self, group: CompletionGroup) -> str:
+        """The same samples at the same place of the job are the same question, also after a resume: never paid twice."""
+        tokens = [completion.tokens for completion in group.completions]
+        return content_hash([self.grader.name, self.place, len(self._asked), group.prompt.id, tokens])
+
+    def finish(self) -> None:
+        """Wait for the judges and put their cells beside the verifiers'."""
+        if not self._asked:
+            return
+        found = self.grader.desk.wait([key for key, _ in self._asked])
+        for key, group in self._asked:
+            for row, judged in zip(group.cells, found[key], strict=True):
+                row.update(judged)
+
+    def forget(self) -> None:
+        """Have the judges asked again the next time."""
+        self.grader.desk.forget([key for key, _ in self._asked])

@@ -1,0 +1,216 @@
+"""Verifiers: plain checks of a completion's text. What the text does wrong scores 0; what the grader's side does wrong is null.
+
+Each verifier answers whether the completion hits, or that it could not even be read (no number, no JSON), which is bad under
+either polarity (grape.md §3).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import jsonschema
+import regex
+from jsonschema.validators import extend
+from referencing.exceptions import Unresolvable
+
+from service.domain.base import canonical_json
+from service.domain.grade import Cell, CellStatus
+from service.domain.grader import ContainsGrader, ExactGrader, JsonSchemaGrader, NumericGrader, RegexGrader
+from service.domain.rubric import Criterion
+from service.domain.template import TemplateError, render
+
+REGEX_LIMIT_S = 0.5
+MAX_DIGITS = 400
+_NUMBER = regex.compile(
+    r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|(?<![\w.])[-+]?\.\d+(?:[eE][-+]?\d+)?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a verifier found: `hit` is null if the text could not be read."""
+
+    hit: bool | None
+    reason: str | None = None
+
+
+class GraderFault(Exception):
+    """The grader's own side failed: a null cell with this status."""
+
+    def __init__(self, status: CellStatus, reason: str) -> None:
+        super().__init__(reason)
+        self.status: CellStatus = status
+        self.reason = reason
+
+
+def verify(criterion: Criterion, prompt: Mapping[str, Any], text: str) -> Cell:
+    """The cell of a verifier's criterion; confidence 1."""
+    common: dict[str, Any] = {
+        "criterion": criterion.key,
+        "grader": criterion.grader.type,
+        "audit": criterion.audit,
+    }
+    try:
+        finding = VERIFIERS[criterion.grader.type](criterion.grader, prompt, text)
+    except GraderFault as fault:
+        return Cell(status=fault.status, reason=fault.reason, **common)
+    except TemplateError as error:
+        return Cell(status="infra_error", reason=str(error), **common)
+    score = 0.0
+    if finding.hit is not None:
+        score = float(finding.hit != (criterion.polarity == "met_is_bad"))
+    return Cell(status="ok", score=score, confidence=1.0, confidence_source="verifier", reason=finding.reason, **common)
+
+
+def _exact(grader: ExactGrader, prompt: Mapping[str, Any], text: str) -> Finding:
+    wanted = render(grader.reference, prompt, text)
+    if grader.strip:
+        wanted, text = wanted.strip(), text.strip()
+    if grader.ignore_case:
+        wanted, text = wanted.casefold(), text.casefold()
+    return Finding(text == wanted)
+
+
+def _contains(grader: ContainsGrader, prompt: Mapping[str, Any], text: str) -> Finding:
+    values = [render(value, prompt, text) for value in grader.values]
+    if grader.ignore_case:
+        values, text = [value.casefold() for value in values], text.casefold()
+    found = [value in text for value in values]
+    return Finding(all(found) if grader.mode == "all" else any(found))
+
+
+def _regex(grader: RegexGrader, prompt: Mapping[str, Any], text: str) -> Finding:
+    return Finding((_search(grader.pattern, text) is not None) == grader.must_match)
+
+
+def _search(pattern: str, text: str) -> Any:
+    try:
+        return _compiled(pattern).search(text, timeout=REGEX_LIMIT_S)
+    except TimeoutError:
+        raise GraderFault(
+            "timeout", f"the regular expression took more than {REGEX_LIMIT_S} s on this text; make it simpler"
+        ) from None
+
+
+@lru_cache(maxsize=1024)
+def _compiled(pattern: str) -> Any:
+    try:
+        return regex.compile(pattern)
+    except regex.error as error:
+        raise GraderFault("infra_error", f"the regular expression does not compile: {error}") from None
+
+
+def _numeric(grader: NumericGrader, prompt: Mapping[str, Any], text: str) -> Finding:
+    reference = render(grader.reference, prompt, text).strip()
+    wanted = _number(reference)
+    if wanted is None:
+        raise GraderFault("infra_error", f"the reference '{reference[:80]}' is not a number")
+    if grader.extract == "last_number":
+        found = _NUMBER.findall(text, timeout=REGEX_LIMIT_S)
+        raw = found[-1] if found else None
+    else:
+        match = _search(grader.extract.removeprefix("regex:"), text)
+        raw = None if match is None else match.group(1) if match.re.groups else match.group(0)
+    number = _number(raw) if raw is not None else None
+    if number is None:
+        return Finding(None, "no number could be read from the completion")
+    tolerance = max(grader.abs_tol, grader.rel_tol * abs(wanted))
+    return Finding(number == wanted or abs(number - wanted) <= tolerance)
+
+
+def _number(raw: str) -> int | float | None:
+    """An int where the text is one (exact at any size up to 400 digits), else a finite float."""
+    cleaned = raw.strip().replace(",", "")
+    if len(cleaned) > MAX_DIGITS:
+        return None
+    try:
+        return int(cleaned)
+    except ValueError:
+        pass
+    try:
+        value = float(cleaned)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _json_schema(grader: JsonSchemaGrader, prompt: Mapping[str, Any], text: str) -> Finding:
+    try:
+        value = _parse(text) if grader.extract == "whole" else _first_object(text)
+    except (ValueError, RecursionError):
+        return Finding(None, "no JSON could be read from the completion")
+    try:
+        return Finding(bool(_validator(canonical_json(grader.schema_)).is_valid(value)))
+    except Unresolvable as error:
+        raise GraderFault("infra_error", f"the schema refers to what is not in it: {error}") from None
+    except RecursionError:
+        return Finding(None, "the JSON is nested too deeply")
+    except OverflowError:
+        return Finding(None, "the JSON holds a number that is out of range")
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"JSON has no {name}")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+MAX_STARTS = 1000
+
+
+def _parse(text: str) -> Any:
+    value, end = _DECODER.raw_decode(text.strip())
+    if end != len(text.strip()):
+        raise ValueError("text follows the JSON")
+    return value
+
+
+def _first_object(text: str) -> Any:
+    start = -1
+    for _ in range(MAX_STARTS):
+        start = text.find("{", start + 1)
+        if start < 0:
+            break
+        try:
+            return _DECODER.raw_decode(text, start)[0]
+        except ValueError:
+            continue
+    raise ValueError("no object")
+
+
+def _safe_pattern(_validator: Any, pattern: str, instance: Any, _schema: Any) -> Any:
+    if isinstance(instance, str) and _search(pattern, instance) is None:
+        yield jsonschema.ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+def _safe_pattern_properties(validator: Any, patterns: Any, instance: Any, _schema: Any) -> Any:
+    if not isinstance(instance, dict):
+        return
+    for pattern, subschema in patterns.items():
+        for name, value in instance.items():
+            if _search(pattern, name) is not None:
+                yield from validator.descend(value, subschema, path=name, schema_path=pattern)
+
+
+# A schema's patterns get the same time limit as regex criteria: the policy writes the text that they run on.
+_Validator: Any = extend(  # type: ignore[no-untyped-call]
+    jsonschema.Draft202012Validator, {"pattern": _safe_pattern, "patternProperties": _safe_pattern_properties}
+)
+
+
+@lru_cache(maxsize=256)
+def _validator(schema: str) -> Any:
+    return _Validator(json.loads(schema))
+
+
+VERIFIERS: dict[str, Callable[[Any, Mapping[str, Any], str], Finding]] = {
+    "exact": _exact,
+    "contains": _contains,
+    "regex": _regex,
+    "numeric": _numeric,
+    "json_schema": _json_schema,
+}

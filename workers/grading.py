@@ -1,0 +1,202 @@
+"""The grading worker's engine: claims batches, asks judges with many questions in flight, stores answers as they come.
+
+One event loop in one thread. The database work is synchronous and runs beside it. What a judge does is a cell; what our own
+code or the database does wrong ends the claim, and the batch is taken up again by whoever claims it next, with the cells that
+it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from service.config import Settings
+from service.domain.grade import Cell
+from service.domain.grader import JudgeGrader
+from service.domain.judge import JudgeConfig, JudgeLimits
+from service.domain.rubric import Criterion, RubricContent
+from service.security import Vault
+from workers.graders.judge.cell import grade_cell
+from workers.graders.judge.client import Endpoint
+from workers.graders.judge.egress import judge_client
+from workers.runs.cells import CellWork, ClaimedBatch
+
+log = logging.getLogger(__name__)
+
+GATHER_S = 0.03
+"""Answers are stored together when they arrive within this time."""
+
+
+@dataclass(slots=True)
+class _Judge:
+    """A judge's revision as this worker asks it; `slots` outlives revisions, so that concurrency holds across them."""
+
+    endpoint: Endpoint
+    revision: int
+
+
+@dataclass(slots=True)
+class GradingEngine:
+    """Start it once in a process; `wake` it when there may be work; `stop` gives everything back."""
+
+    work: CellWork
+    settings: Settings
+    vault: Vault
+    _thread: threading.Thread | None = None
+    _loop: asyncio.AbstractEventLoop | None = None
+    _awake: asyncio.Event | None = None
+    _stopping: bool = False
+    _client: httpx.AsyncClient | None = None
+    _slots: dict[tuple[str, int], asyncio.Semaphore] = field(default_factory=dict)
+    _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _held: dict[str, ClaimedBatch] = field(default_factory=dict)
+    _in_flight: int = 0
+
+    def start(self) -> None:
+        """Run the loop in a thread of its own."""
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name="grading", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """There may be a batch."""
+        if self._loop is not None and self._awake is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._awake.set)
+
+    def stop(self) -> None:
+        """Stop asking, and give the batches back."""
+        self._stopping = True
+        self.wake()
+        if self._thread is not None:
+            self._thread.join(timeout=20)
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._awake = asyncio.Event()
+        limit = self.settings.grading.concurrency
+        async with judge_client(self.settings.egress.allow, connections=limit) as client:
+            self._client = client
+            keeper = asyncio.create_task(self._keep_leases())
+            while not self._stopping:
+                self._awake.clear()
+                try:
+                    await self._claim(limit)
+                except Exception as error:  # the database is away: ask again
+                    log.warning("claiming cells: %s", error)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._awake.wait(), self.settings.jobs.poll_s)
+            keeper.cancel()
+            for task in self._tasks.values():
+                task.cancel()
+            await asyncio.gather(keeper, *self._tasks.values(), return_exceptions=True)
+        try:
+            await asyncio.to_thread(self.work.release)
+        except Exception as error:
+            log.warning("giving cells back: %s", error)
+
+    async def _claim(self, limit: int) -> None:
+        """Take batches while fewer cells than twice the limit are under way, so that the judges are never idle."""
+        while self._in_flight < 2 * limit and not self._stopping:
+            batches = await asyncio.to_thread(self.work.claim, 8)
+            for batch in batches:
+                self._held[batch.id] = batch
+                self._in_flight += len(batch.todo)
+                task = asyncio.create_task(self._grade(batch))
+                self._tasks[batch.id] = task
+            if len(batches) < 8:
+                return
+
+    async def _grade(self, batch: ClaimedBatch) -> None:
+        """All cells of a batch, stored as they come."""
+        try:
+            await self._grade_cells(batch)
+            await asyncio.to_thread(self.work.finish, batch)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("batch %s of %s", batch.id, batch.job_id)
+        finally:
+            self._held.pop(batch.id, None)
+            self._tasks.pop(batch.id, None)
+            self._in_flight -= len(batch.todo)
+            self.wake()
+
+    async def _grade_cells(self, batch: ClaimedBatch) -> None:
+        content = RubricContent.model_validate(batch.rubric["content"])
+        criteria = {criterion.key: criterion for criterion in content.criteria}
+        judges = await self._judges(batch, [criteria[key] for _, key in batch.todo])
+        answers: asyncio.Queue[tuple[int, Cell]] = asyncio.Queue()
+
+        async def one(index: int, key: str) -> None:
+            criterion = criteria[key]
+            assert isinstance(criterion.grader, JudgeGrader)
+            judge = judges[criterion.grader.judge]
+            if isinstance(judge, str):
+                cell = Cell(criterion=key, status="infra_error", reason=judge, grader="judge", audit=criterion.audit)
+            else:
+                cell = await grade_cell(
+                    judge.endpoint,
+                    criterion,
+                    judge_id=criterion.grader.judge,
+                    revision=judge.revision,
+                    guidelines=content.guidelines,
+                    prompt=batch.prompt,
+                    text=batch.texts[index],
+                )
+            await answers.put((index, cell))
+
+        async with asyncio.TaskGroup() as group:
+            storing = group.create_task(self._store(batch, answers, len(batch.todo)))
+            for index, key in batch.todo:
+                group.create_task(one(index, key))
+            del storing
+
+    async def _store(self, batch: ClaimedBatch, answers: asyncio.Queue[tuple[int, Cell]], count: int) -> None:
+        while count:
+            part = [await answers.get()]
+            await asyncio.sleep(GATHER_S)
+            while not answers.empty():
+                part.append(answers.get_nowait())
+            await asyncio.to_thread(self.work.answer, batch, part)
+            count -= len(part)
+
+    async def _judges(self, batch: ClaimedBatch, criteria: list[Criterion]) -> dict[str, _Judge | str]:
+        """Each judge of the batch, or the reason why it cannot be asked."""
+        wanted = sorted({c.grader.judge for c in criteria if isinstance(c.grader, JudgeGrader)})
+        found: dict[str, _Judge | str] = {}
+        for judge_id in wanted:
+            revision = batch.judges[judge_id]
+            head, row = await asyncio.to_thread(self.work.judge, judge_id, revision)
+            limits = JudgeLimits.model_validate(head.limits)
+            try:
+                api_key = self.vault.open(head.secret, judge_id) if head.secret is not None else None
+            except ValueError as error:
+                found[judge_id] = str(error)
+                continue
+            slots = self._slots.setdefault((judge_id, limits.concurrency), asyncio.Semaphore(limits.concurrency))
+            assert self._client is not None
+            config = JudgeConfig.model_validate(row.config)
+            found[judge_id] = _Judge(Endpoint(self._client, config, limits, api_key, slots), revision)
+        return found
+
+    async def _keep_leases(self) -> None:
+        """Renew what we hold; what is no longer ours, or no longer wanted, is dropped at once."""
+        while True:
+            await asyncio.sleep(self.work.lease_s / 3)
+            held = {batch.id: batch.fence for batch in self._held.values()}
+            if not held:
+                continue
+            try:
+                kept = await asyncio.to_thread(self.work.renew, held)
+            except Exception as error:
+                log.warning("renewing cells: %s", error)
+                continue
+            for batch_id in held.keys() - kept:
+                task: Any = self._tasks.get(batch_id)
+                if task is not None:
+                    task.cancel()

@@ -1,0 +1,169 @@
+"""Spawned training children: one waits, preloaded, for the next job.
+
+A process that has used torch cannot be forked (the child hangs), and importing transformers takes seconds, so the child is
+started beforehand and told its job over a pipe. The kernel kills it when the thread that started it ends, therefore only the
+poll thread, which lives as long as the process, starts children.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+LOG_LINE = 16 << 10
+
+
+@dataclass(slots=True)
+class Child:
+    """A child process; `messages` are what it says, `output` what it prints."""
+
+    process: subprocess.Popen[bytes]
+    messages: queue.Queue[dict[str, Any]] = field(default_factory=queue.Queue)
+    output: queue.Queue[str] = field(default_factory=queue.Queue)
+    ready: threading.Event = field(default_factory=threading.Event)
+    started_at: str = ""
+    _readers: list[threading.Thread] = field(default_factory=list)
+
+    @classmethod
+    def spawn(cls) -> Child:
+        """Start one; call this from a thread that outlives it."""
+        read_end, write_end = os.pipe()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "workers.child", str(write_end), str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=(write_end,),
+            start_new_session=True,
+        )
+        os.close(write_end)
+        child = cls(process, started_at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"))
+        for target, argument in ((child._read_messages, read_end), (child._read_output, None)):
+            thread = threading.Thread(target=target, args=(argument,), daemon=True)
+            thread.start()
+            child._readers.append(thread)
+        return child
+
+    @property
+    def pid(self) -> int:
+        """Its process id, which is its session's too."""
+        return self.process.pid
+
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self.process.poll() is None
+
+    def _read_messages(self, read_end: int) -> None:
+        with os.fdopen(read_end, "rb") as stream:
+            for line in stream:
+                message = json.loads(line)
+                if message["type"] == "ready":
+                    self.ready.set()
+                else:
+                    self.messages.put(message)
+
+    def _read_output(self, _: None) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as stream:
+            while line := stream.readline(LOG_LINE):
+                self.output.put(line.decode("utf-8", "replace").replace("\x00", "\ufffd"))
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Tell it something; a child that is gone hears nothing."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(message).encode() + b"\n")
+            self.process.stdin.flush()
+        except (BrokenPipeError, OSError, ValueError):
+            log.info("child %d is gone", self.pid)
+
+    def kill(self) -> None:
+        """End it and everything that it has started, at once."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        except PermissionError:
+            self.process.kill()
+
+    def wait(self, timeout_s: float = 10) -> int:
+        """Its exit code, once everything that it said has been read."""
+        code = self.process.wait(timeout_s)
+        for reader in self._readers:
+            reader.join(timeout=2)
+        return code
+
+
+@dataclass(slots=True)
+class Nursery:
+    """Keeps one child ready."""
+
+    run_dir: Path | None
+    _waiting: Child | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _retry_at: float = 0.0
+
+    def tend(self) -> None:
+        """Have a child waiting. Called by the poll thread alone."""
+        with self._lock:
+            if self._waiting is not None and not self._waiting.alive():
+                log.error("a waiting child ended with code %s:\n%s", self._waiting.process.returncode, self._said())
+                self._waiting = None
+                self._retry_at = time.monotonic() + 5
+            if self._waiting is None and time.monotonic() >= self._retry_at:
+                self._waiting = Child.spawn()
+
+    def _said(self) -> str:
+        assert self._waiting is not None
+        lines = []
+        while not self._waiting.output.empty():
+            lines.append(self._waiting.output.get_nowait())
+        return "".join(lines[-40:])
+
+    def take(self) -> Child | None:
+        """The waiting child, if it is ready; it belongs to the caller from now on."""
+        with self._lock:
+            child = self._waiting
+            if child is None or not child.ready.is_set() or not child.alive():
+                return None
+            self._waiting = None
+            return child
+
+    def has_one(self) -> bool:
+        """Whether `take` would give one."""
+        child = self._waiting
+        return child is not None and child.ready.is_set() and child.alive()
+
+    def announce(self, child: Child) -> None:
+        """Say that this child runs a job."""
+        if self.run_dir is not None:
+            entry = json.dumps({"pid": child.pid, "started_at": child.started_at})
+            draft = self.run_dir / f".{child.pid}"
+            draft.write_text(entry)
+            os.replace(draft, self.run_dir / f"{child.pid}.json")
+
+    def bury(self, child: Child) -> None:
+        """The child is gone."""
+        if self.run_dir is not None:
+            (self.run_dir / f"{child.pid}.json").unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """End the waiting child."""
+        with self._lock:
+            if self._waiting is not None:
+                self._waiting.kill()
+                self._waiting.wait()
+                self._waiting = None

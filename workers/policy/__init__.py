@@ -1,0 +1,1 @@
+"""The model that is trained: loading, tokenisation, log-probabilities, sampling."""

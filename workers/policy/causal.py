@@ -1,0 +1,108 @@
+"""`CausalPolicy`: a transformers causal language model as algorithms and the sampler use it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from workers.policy import forward
+from workers.policy.generation.sampler import Sample, SamplingOptions, sample_groups
+from workers.types import Batch, FlatLogprobs, PolicyBatch, SupervisedBatch
+
+
+@dataclass(slots=True)
+class CausalPolicy:
+    """The policy, its tokenizer, and the frozen reference if the algorithm needs one.
+
+    With an adapter the reference is the model with the adapter off; otherwise it is `reference_model`, a copy of the policy
+    as the job found it.
+    """
+
+    model: Any
+    tokenizer: Any
+    eos_ids: list[int]
+    device: torch.device
+    context_length: int | None
+    autocast: torch.dtype | None
+    budget: int
+    is_adapter: bool = False
+    reference_model: Any = None
+
+    @property
+    def pad_id(self) -> int:
+        """Any id does: masks come from lengths."""
+        pad = self.tokenizer.pad_token_id
+        return int(pad) if pad is not None else self.eos_ids[0]
+
+    def parameters(self) -> Iterable[torch.nn.Parameter]:
+        """What is trained: everything, or the adapter."""
+        return (p for p in self.model.parameters() if p.requires_grad)
+
+    def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """The same by name; the names are those of the optimizer's saved state."""
+        return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+
+    def microbatches(self, batch: Batch) -> Sequence[Batch]:
+        """Pieces of at most `budget` padded tokens."""
+        if isinstance(batch, PolicyBatch):
+            return list(forward.policy_pieces(batch, self.budget))
+        return list(forward.supervised_pieces(batch, self.budget))
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        if self.autocast is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast)
+
+    def logprobs(self, batch: PolicyBatch) -> FlatLogprobs:
+        """log π of the completions, with gradient."""
+        with self._precision():
+            return forward.policy_logprobs(self.model, batch, self.pad_id, self.device)
+
+    def reference_logprobs(self, batch: PolicyBatch) -> Float[Tensor, " time"]:
+        """log π_ref of the completions."""
+        with torch.no_grad(), self._precision(), self._reference() as model:
+            return forward.policy_logprobs(model, batch, self.pad_id, self.device).logprobs
+
+    @contextlib.contextmanager
+    def _reference(self) -> Iterator[Any]:
+        if self.is_adapter:
+            with self.model.disable_adapter():
+                yield self.model
+        else:
+            assert self.reference_model is not None, "the algorithm did not ask for a reference"
+            yield self.reference_model
+
+    def supervised_logprobs(self, batch: SupervisedBatch) -> FlatLogprobs:
+        """log π of demonstrations, with gradient."""
+        with self._precision():
+            return forward.supervised_logprobs(self.model, batch, self.pad_id, self.device)
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        options: SamplingOptions,
+        on_group: Callable[[int, list[Sample]], None],
+        check: Callable[[], None],
+    ) -> None:
+        """Sample groups with the same weights and the same arithmetic as the update's forward."""
+        with self._precision():
+            sample_groups(self.model, prompts, options, on_group, device=self.device, check=check)
+
+    @property
+    def kind(self) -> Literal["full", "adapter"]:
+        """What a checkpoint of it holds."""
+        return "adapter" if self.is_adapter else "full"
+
+    def save(self, folder: Path) -> None:
+        """Weights as safetensors, configuration and tokenizer: what `from_pretrained` (or PEFT) reads."""
+        self.model.save_pretrained(folder, safe_serialization=True)
+        self.tokenizer.save_pretrained(folder)
+        for extra in ("README.md",):  # PEFT writes a model card full of placeholders
+            (folder / extra).unlink(missing_ok=True)

@@ -1,0 +1,157 @@
+"""Our own sampler: one prefill per prompt for its whole group, exact log-probabilities, finished rows dropped at once.
+
+Each row's random numbers are drawn for all rows at every position, so what one row samples depends neither on when its
+neighbours end nor on how the cache is compacted; they come from a seed, never from a global generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from workers.policy.forward import prefill
+
+MAX_ROWS = 1024
+"""Rows that are decoded together; more prompts are taken in turns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Token ids of one completion, its end token included, and the log-probability of each under the sampling policy."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    finish_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOptions:
+    """Temperature 0 is greedy; log-probabilities are then those at temperature 1."""
+
+    group_size: int
+    temperature: float
+    max_tokens: int
+    eos_ids: Sequence[int]
+    pad_id: int
+    seed: int
+
+
+def choose(
+    logits: Float[Tensor, "batch vocab"], uniform: Float[Tensor, " batch"], temperature: float
+) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """One token per row by inverting the distribution function at `uniform`, and its log-probability.
+
+    softmax in float64: the distribution that is sampled and the log-probability that is stored are the same numbers.
+    """
+    scaled = logits.double()
+    if temperature > 0:
+        scaled = scaled / temperature
+    logprobs = torch.log_softmax(scaled, dim=-1)
+    if temperature > 0:
+        cumulative = logprobs.exp().cumsum(-1)
+        target = (uniform.double() * cumulative[:, -1]).unsqueeze(-1)
+        # `right`: the first token whose cumulative exceeds the target, so a token of probability 0 is never taken.
+        token = torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+    else:
+        token = logprobs.argmax(-1)
+    return token, logprobs.gather(-1, token.unsqueeze(-1)).squeeze(-1)
+
+
+def sample_groups(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    options: SamplingOptions,
+    on_group: Callable[[int, list[Sample]], None],
+    *,
+    device: torch.device,
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Sample `group_size` completions of each prompt; `on_group(k, samples)` as soon as prompt k's group is whole.
+
+    `check` is called at every position and may raise to interrupt.
+    """
+    at_once = max(1, MAX_ROWS // options.group_size)
+    for start in range(0, len(prompts), at_once):
+        chunk = prompts[start : start + at_once]
+        with torch.inference_mode():
+            _Decoding(model, chunk, options, on_group, start=start, device=device, check=check).run()
+
+
+class _Decoding:
+    """The state of one chunk: which rows are alive, and what each has so far."""
+
+    def __init__(
+        self,
+        model: Any,
+        prompts: Sequence[Sequence[int]],
+        options: SamplingOptions,
+        on_group: Callable[[int, list[Sample]], None],
+        *,
+        start: int,
+        device: torch.device,
+        check: Callable[[], None],
+    ) -> None:
+        self.model, self.options, self.device, self.start = model, options, device, start
+        self.on_group, self.check = on_group, check
+        self.size = options.group_size
+        self.rows = len(prompts) * self.size
+        self.prompts = prompts
+        self.tokens = torch.zeros((self.rows, options.max_tokens), dtype=torch.long, device=device)
+        self.logprobs = torch.zeros((self.rows, options.max_tokens), dtype=torch.float32, device=device)
+        self.samples: list[Sample | None] = [None] * self.rows
+        self.missing = [self.size] * len(prompts)
+        self.eos = torch.tensor(list(options.eos_ids), device=device)
+        self.generator = torch.Generator().manual_seed((options.seed + start) % (1 << 63))
+
+    def run(self) -> None:
+        """Decode until every row has ended."""
+        cache, logits, prompt_mask = prefill(self.model, self.prompts, self.options.pad_id, self.device)
+        owner = torch.arange(self.rows, device=self.device) // self.size
+        cache.batch_select_indices(owner)
+        logits, mask = logits[owner], prompt_mask[owner]
+        lengths = mask.sum(-1, keepdim=True)
+        alive = torch.arange(self.rows, device=self.device)
+        for position in range(self.options.max_tokens):
+            self.check()
+            uniform = torch.rand(self.rows, generator=self.generator, dtype=torch.float64).to(self.device)
+            token, logprob = choose(logits, uniform[alive], self.options.temperature)
+            self.tokens[alive, position] = token
+            self.logprobs[alive, position] = logprob.float()
+            ended = torch.isin(token, self.eos)
+            if position + 1 == self.options.max_tokens:
+                self._finish(alive, position + 1, ended)
+                return
+            if bool(ended.any()):
+                self._finish(alive[ended], position + 1, ended[ended])
+                kept = (~ended).nonzero().squeeze(-1)
+                if not len(kept):
+                    return
+                alive, token, mask, lengths = alive[kept], token[kept], mask[kept], lengths[kept]
+                cache.batch_select_indices(kept)
+            mask = torch.cat([mask, mask.new_ones((len(alive), 1))], dim=1)
+            out = self.model(
+                input_ids=token.unsqueeze(1),
+                attention_mask=mask,
+                position_ids=lengths + position,
+                past_key_values=cache,
+                use_cache=True,
+            )
+            logits = out.logits[:, -1]
+
+    def _finish(self, rows: Tensor, length: int, stopped: Tensor) -> None:
+        for row, stop in zip(rows.tolist(), stopped.tolist(), strict=True):
+            self.samples[row] = Sample(
+                self.tokens[row, :length].tolist(),
+                self.logprobs[row, :length].tolist(),
+                "stop" if stop else "length",
+            )
+            prompt = row // self.size
+            self.missing[prompt] -= 1
+            if not self.missing[prompt]:
+                group = self.samples[prompt * self.size : (prompt + 1) * self.size]
+                self.on_group(self.start + prompt, [sample for sample in group if sample is not None])

@@ -1,0 +1,139 @@
+"""Loading policies: safetensors only, never remote code, the files checked against their registered hashes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from service.domain.checkpoint import CheckpointFile, file_entry
+from service.domain.job import LoraSpec
+from service.domain.job_state import JobFailure
+from workers.policy.causal import CausalPolicy
+from workers.policy.tokenization import eos_ids_of
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A registered model on this machine; `base` is set if the folder holds an adapter."""
+
+    id: str
+    folder: Path
+    files: list[CheckpointFile]
+    base: ModelFiles | None = None
+
+    def verify(self) -> None:
+        """`model_changed` if a file is missing or is not what was registered."""
+        for expected in self.files:
+            path = self.folder / expected.path
+            if not path.is_file():
+                raise JobFailure("model_changed", f"model {self.id}: {expected.path} is gone from {self.folder}")
+            if file_entry(self.folder, path) != expected:
+                raise JobFailure(
+                    "model_changed",
+                    f"model {self.id}: {expected.path} is not the file that was registered; register the model again",
+                )
+        if self.base is not None:
+            self.base.verify()
+
+
+def pick_device() -> torch.device:
+    """The GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def pick_autocast(precision: str, device: torch.device) -> torch.dtype | None:
+    """`auto`: bf16 on a GPU, fp32 on a CPU. Weights stay fp32 in every case."""
+    if precision == "bf16" or (precision == "auto" and device.type == "cuda"):
+        return torch.bfloat16
+    return None
+
+
+def load_model(files: ModelFiles, device: torch.device) -> tuple[Any, Any]:
+    """A model in float32 with dropout off, and its tokenizer; an adapter is merged into its base."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    weights = files.base or files
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            weights.folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
+        )
+        if files.base is not None:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, files.folder).merge_and_unload()
+        tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # transformers raises whatever its readers raise; to the user it is one thing
+        raise JobFailure(
+            "model_invalid", f"model {files.id} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+    # `eval` turns dropout off: a ratio or a reference compared under dropout is noise.
+    return model.to(device).eval(), tokenizer
+
+
+def load_policy(
+    files: ModelFiles,
+    *,
+    adapter: LoraSpec | None,
+    precision: str,
+    budget: int,
+    seed: int,
+    reference: bool,
+    resume: Path | None = None,
+) -> CausalPolicy:
+    """The policy of a job, and its frozen reference if the algorithm needs one.
+
+    With `resume`, a checkpoint of the job, the trained weights come from there; the reference is still the model that the
+    job started from.
+    """
+    files.verify()
+    device = pick_device()
+    whole_checkpoint = resume is not None and adapter is None
+    source = ModelFiles(files.id, resume, []) if whole_checkpoint and resume is not None else files
+    model, tokenizer = load_model(source, device)
+    eos_ids = eos_ids_of(model, tokenizer)
+    if not eos_ids:
+        raise JobFailure("model_invalid", f"model {files.id} has no end-of-sequence token, so no completion could end")
+    model.requires_grad_(adapter is None)
+    if adapter is not None:
+        model = (
+            _resumed_adapter(model, resume) if resume is not None else _fresh_adapter(model, adapter, seed, files.id)
+        )
+        model.peft_config["default"].base_model_name_or_path = files.id
+    model.config.use_cache = True
+    return CausalPolicy(
+        model=model.eval(),
+        tokenizer=tokenizer,
+        eos_ids=eos_ids,
+        device=device,
+        context_length=getattr(model.config.get_text_config(), "max_position_embeddings", None),
+        autocast=pick_autocast(precision, device),
+        budget=budget,
+        is_adapter=adapter is not None,
+        reference_model=load_model(files, device)[0].requires_grad_(False) if reference and adapter is None else None,
+    )
+
+
+def _fresh_adapter(model: Any, adapter: LoraSpec, seed: int, model_id: str) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=adapter.r,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=adapter.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(seed)  # the adapter's first values come from the job's seed
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise JobFailure("model_invalid", f"the adapter does not fit model {model_id}: {error}") from None
+
+
+def _resumed_adapter(model: Any, folder: Path) -> Any:
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, folder, is_trainable=True)

@@ -1,0 +1,115 @@
+"""From rows to token ids. Prompts and completions are tokenised apart, as they meet the model when it samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from service.domain.conversation import Message
+from service.domain.dataset import DemonstrationRow, PromptRow
+
+
+class TokenizationError(ValueError):
+    """A row that this model cannot be given; the message says why."""
+
+
+def eos_ids_of(model: Any, tokenizer: Any) -> list[int]:
+    """Every id that ends a completion: the tokenizer's, and all of the generation and model configurations'."""
+    found: set[int] = set()
+    sources = (
+        tokenizer.eos_token_id,
+        getattr(getattr(model, "generation_config", None), "eos_token_id", None),
+        getattr(model.config, "eos_token_id", None),
+    )
+    for value in sources:
+        if isinstance(value, int):
+            found.add(value)
+        elif value is not None:
+            found.update(int(item) for item in value)
+    return sorted(found)
+
+
+def encode_prompt(tokenizer: Any, prompt: str | Sequence[Message], eos_ids: Sequence[int]) -> list[int]:
+    """The ids that the policy continues: plain text as it is, messages through the chat template."""
+    if isinstance(prompt, str):
+        ids: list[int] = list(tokenizer(prompt)["input_ids"])
+        while ids and ids[-1] in eos_ids:  # some tokenizers end every text; nothing could follow that
+            ids.pop()
+    else:
+        ids = _render(tokenizer, prompt, generation_prompt=True)
+    if not ids:
+        raise TokenizationError("the prompt has no tokens")
+    return ids
+
+
+def encode_demonstration(tokenizer: Any, row: DemonstrationRow, eos_ids: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Prompt ids and completion ids; the completion ends with an EOS id, which is trained like any other token."""
+    messages = row.messages
+    if messages is None and not isinstance(row.prompt, str):
+        assert row.prompt is not None
+        assert row.completion is not None
+        messages = [*row.prompt, Message(role="assistant", content=row.completion)]
+    if messages is not None:
+        prompt = _render(tokenizer, messages[:-1], generation_prompt=True)
+        whole = _render(tokenizer, messages, generation_prompt=False)
+        if whole[: len(prompt)] != prompt:
+            raise TokenizationError(
+                "the chat template renders the prompt differently once the answer follows, so the two cannot be told apart"
+            )
+        completion = whole[len(prompt) :]
+        # Templates often write a line break after the end of the turn; sampling stops before it.
+        last = max((k for k, token in enumerate(completion) if token in eos_ids), default=None)
+        completion = completion[: last + 1] if last is not None else [*completion, eos_ids[0]]
+    else:
+        assert isinstance(row.prompt, str)
+        prompt = encode_prompt(tokenizer, row.prompt, eos_ids) if row.prompt else _start(tokenizer)
+        ids = tokenizer(row.completion, add_special_tokens=False)["input_ids"]
+        completion = [*ids, _own_eos(tokenizer, eos_ids)]
+    if not prompt:
+        raise TokenizationError("the prompt has no tokens and the model has no BOS token to start from")
+    return prompt, completion
+
+
+def _own_eos(tokenizer: Any, eos_ids: Sequence[int]) -> int:
+    return int(tokenizer.eos_token_id) if tokenizer.eos_token_id is not None else eos_ids[0]
+
+
+def _start(tokenizer: Any) -> list[int]:
+    return [int(tokenizer.bos_token_id)] if tokenizer.bos_token_id is not None else []
+
+
+def _render(tokenizer: Any, messages: Sequence[Message], *, generation_prompt: bool) -> list[int]:
+    if not tokenizer.chat_template:
+        raise TokenizationError(
+            "the row holds messages and the model's tokenizer has no chat template; give 'prompt' as plain text, "
+            "or save a chat template with the tokenizer"
+        )
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    try:
+        encoded = tokenizer.apply_chat_template(
+            turns, add_generation_prompt=generation_prompt, tokenize=True, return_dict=True
+        )
+    except Exception as error:  # templates raise whatever they like, in a language of their own
+        raise TokenizationError(f"the chat template refuses these messages: {error}") from None
+    return list(encoded["input_ids"])
+
+
+def decode(tokenizer: Any, tokens: Sequence[int], eos_ids: Sequence[int]) -> str:
+    """The text that graders and people see: no special tokens, and U+FFFD for what text cannot hold."""
+    kept = list(tokens[:-1]) if tokens and tokens[-1] in eos_ids else list(tokens)
+    text: str = tokenizer.decode(kept, skip_special_tokens=True)
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+def prompt_view(row: PromptRow, row_id: str) -> dict[str, Any]:
+    """A prompt as graders and readers see it."""
+    messages = row.text_or_messages
+    shown = [{"role": "user", "content": messages}] if isinstance(messages, str) else [m.model_dump() for m in messages]
+    return {
+        "id": row_id,
+        "category": row.category,
+        "messages": shown,
+        "reference": row.reference,
+        "tags": row.tags,
+        "metadata": row.metadata,
+    }

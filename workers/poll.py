@@ -1,0 +1,126 @@
+"""Each worker's poll thread, as a Celery bootstep: it claims, reaps, retries and sends the outbox. Messages only wake it.
+
+Celery may lose messages, deliver them twice, or stop consuming after a broken connection; none of that stops this thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from typing import Any
+
+from celery import bootsteps
+from celery.signals import worker_shutting_down
+
+from workers.context import Context, context
+
+log = logging.getLogger(__name__)
+
+
+class PollThread:
+    """The loop; `wake` ends its present pause."""
+
+    def __init__(self, context: Context, queues: frozenset[str]) -> None:
+        self.context = context
+        self.queues = queues
+        self._stopping = threading.Event()
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="poll", daemon=True)
+        self._complained = ""
+
+    def start(self) -> None:
+        """Begin polling."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """There may be work."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Let the running job checkpoint and go, then end. The thread outlives the child that it has started."""
+        if "training" in self.queues:
+            self.context.runner.draining.set()
+            self.context.runner.idle.wait()
+            self._stopping.set()
+            self._wake.set()
+            self._thread.join(timeout=10)
+        if "grading" in self.queues:
+            self.context.grading.stop()
+        self._stopping.set()
+        self._wake.set()
+        self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        if "grading" in self.queues:
+            self.context.grading.start()
+        while not self._stopping.is_set():
+            self._attempt(self.context.claims.look_after)
+            self._attempt(self.context.outbox.flush)
+            if "transfer" in self.queues:
+                self._attempt(self.context.registrar.register_next)
+            if "training" in self.queues and not self.context.runner.draining.is_set():
+                self._attempt(self._train)
+            self._wake.wait(self.context.settings.jobs.poll_s * random.uniform(0.8, 1.2))  # noqa: S311
+            self._wake.clear()
+        if "training" in self.queues:
+            self.context.nursery.close()
+
+    def _train(self) -> None:
+        runner = self.context.runner
+        if not runner.idle.is_set():
+            return
+        # Only this thread starts children (see workers.nursery); the job itself runs in a thread of its own, so that
+        # leases of other jobs are still looked after.
+        self.context.nursery.tend()
+        threading.Thread(target=self._run_jobs, name="run", daemon=True).start()
+
+    def _run_jobs(self) -> None:
+        try:
+            if self.context.runner.run_next():
+                self.wake()
+        except Exception:
+            log.exception("running a job")
+
+    def _attempt(self, work: Any) -> None:
+        """Run one duty; what fails is said once and tried again next time."""
+        try:
+            work()
+            self._complained = ""
+        except Exception as error:
+            said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            if said != self._complained:
+                log.warning("poll: %s", said)
+                self._complained = said
+
+
+class PollStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Starts the poll thread with the worker and stops it in order."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        self.thread: PollThread | None = None
+
+    def start(self, worker: Any) -> None:
+        """The queues that the worker consumes say what it is for."""
+        queues = frozenset(worker.app.amqp.queues.consume_from)
+        self.thread = PollThread(context(), queues)
+        context().poll = self.thread
+        self.thread.start()
+
+    def stop(self, worker: Any) -> None:
+        """After the last task, before the process ends."""
+        if self.thread is not None:
+            self.thread.stop()
+
+    def terminate(self, worker: Any) -> None:
+        """The same for a cold shutdown."""
+        self.stop(worker)
+
+
+@worker_shutting_down.connect(weak=False)  # type: ignore[untyped-decorator]
+def _drain(**_: Any) -> None:
+    """TERM: let the running job checkpoint and give it back; it is queued again at once, and no attempt is counted."""
+    context().runner.draining.set()

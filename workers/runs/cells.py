@@ -1,0 +1,218 @@
+"""Judged cells between a training child, who asks and waits, and the grading workers, who claim and answer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import insert
+from sqlalchemy.orm import Session
+
+from service.db.engine import Database
+from service.db.queries import cells as queries
+from service.db.queries import jobs as job_queries
+from service.db.tables import CellRequest, Job, Judge, JudgeRevision, Outbox
+from service.domain.grade import Cell
+from service.domain.ids import new_id
+from service.queue import Bell
+from service.queue import Outbox as OutboxSender
+from workers.runs.held import HeldJob
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.5
+SILENCE_S = 10.0
+"""Without a finished batch for this long, the job says that it waits for a grading worker."""
+
+
+def channel(job_id: str) -> str:
+    """The bell that rings when a batch of a job is done."""
+    return f"grape:cells:{job_id}"
+
+
+class CellDesk:
+    """The child's side. Asking goes on beside the sampling; `wait` gives back cells, with the table as the truth."""
+
+    def __init__(
+        self,
+        held: HeldJob,
+        project_id: str,
+        rubric: str,
+        *,
+        bell: Bell,
+        outbox: OutboxSender,
+        check: Callable[[], None],
+    ) -> None:
+        self._held, self._project_id, self._rubric = held, project_id, rubric
+        self._outbox, self._check = outbox, check
+        self._wait_for_bell = bell.listen(channel(held.job_id))
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ask")
+        self._asking: list[Future[None]] = []
+
+    def ask(self, key: str, prompt: dict[str, Any], texts: Sequence[str], criteria: Sequence[str]) -> None:
+        """Ask for a cell for each text and criterion, once per key."""
+        self._asking.append(self._thread.submit(self._insert, key, prompt, list(texts), list(criteria)))
+
+    def _insert(self, key: str, prompt: dict[str, Any], texts: list[str], criteria: list[str]) -> None:
+        values = {
+            "id": new_id("batch"),
+            "project_id": self._project_id,
+            "job_id": self._held.job_id,
+            "key": key,
+            "status": "queued",
+            "payload": {"rubric": self._rubric, "prompt": prompt, "texts": texts},
+        }
+
+        def work(session: Session) -> None:
+            self._held.fenced(session)
+            batch_id = session.scalar(queries.ask(values))
+            if batch_id is None:
+                return
+            rows = [
+                {"batch_id": batch_id, "completion_index": i, "criterion": c, "project_id": self._project_id}
+                for i in range(len(texts))
+                for c in criteria
+            ]
+            session.execute(insert(CellRequest), rows)
+            session.add(
+                Outbox(id=new_id("event"), subject_id=batch_id, task=queries.GRADING_TASK, queue=queries.GRADING_QUEUE)
+            )
+
+        self._held.transact(work)
+        self._outbox.flush()
+
+    def wait(self, keys: Sequence[str]) -> dict[str, list[dict[str, Cell]]]:
+        """The cells of these keys, by text, once all are there. Obeys pause and drain while it waits."""
+        for future in self._asking:
+            future.result()
+        self._asking.clear()
+        left = len(keys)
+        silent_since = time.monotonic()
+        said = False
+        while True:
+            pending = self._held.transact(
+                lambda session: list(session.execute(queries.pending(self._held.job_id, keys)))
+            )
+            if not pending:
+                break
+            if len(pending) < left:
+                left, silent_since = len(pending), time.monotonic()
+                if said:
+                    said = self._say(None)
+            elif not said and time.monotonic() - silent_since > SILENCE_S:
+                said = self._say(f"waiting for a grading worker: {left} batches of judged cells are not done")
+            self._check()
+            self._wait_for_bell(POLL_S)
+        if said:
+            self._say(None)
+        return self._collect(keys)
+
+    def _say(self, reason: str | None) -> bool:
+        self._held.reason(reason)
+        self._held.event("grading.waiting" if reason else "grading.resumed", {"reason": reason} if reason else {})
+        return reason is not None
+
+    def _collect(self, keys: Sequence[str]) -> dict[str, list[dict[str, Cell]]]:
+        rows = self._held.transact(lambda session: list(session.execute(queries.answered(self._held.job_id, keys))))
+        found: dict[str, list[dict[str, Cell]]] = {key: [] for key in keys}
+        for key, index, criterion, cell in rows:
+            table = found[key]
+            while len(table) <= index:
+                table.append({})
+            table[index][criterion] = Cell.model_validate(cell)
+        return found
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """Drop what was asked, so that asking again asks anew."""
+
+        def work(session: Session) -> None:
+            self._held.fenced(session)
+            session.execute(queries.forget(self._held.job_id, keys))
+
+        self._held.transact(work)
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedBatch:
+    """A batch that this grading worker holds."""
+
+    id: str
+    job_id: str
+    fence: int
+    prompt: dict[str, Any]
+    texts: list[str]
+    rubric: dict[str, Any]
+    judges: dict[str, int]
+    todo: list[tuple[int, str]]
+
+
+@dataclass(slots=True)
+class CellWork:
+    """The grading worker's side."""
+
+    database: Database
+    bell: Bell
+    lease_s: float
+    worker_id: str = field(default_factory=lambda: new_id("worker"))
+
+    def claim(self, limit: int) -> list[ClaimedBatch]:
+        """Batches to grade, with what they need."""
+        with self.database.transaction() as session:
+            rows = list(session.execute(queries.claim(self.worker_id, self.lease_s, limit)))
+            claimed = []
+            for row in rows:
+                session.execute(job_queries.forget_messages(row.id))
+                job = session.get_one(Job, row.job_id)
+                todo = [(index, criterion) for index, criterion in session.execute(queries.unanswered(row.id))]
+                claimed.append(
+                    ClaimedBatch(
+                        id=row.id,
+                        job_id=row.job_id,
+                        fence=row.fence,
+                        prompt=row.payload["prompt"],
+                        texts=row.payload["texts"],
+                        rubric=job.resolved[row.payload["rubric"]],
+                        judges=job.resolved["judges"],
+                        todo=todo,
+                    )
+                )
+            return claimed
+
+    def judge(self, judge_id: str, revision: int) -> tuple[Judge, JudgeRevision]:
+        """A judge as it is now, and the pinned revision."""
+        with self.database.transaction() as session:
+            return session.get_one(Judge, judge_id), session.get_one(JudgeRevision, (judge_id, revision))
+
+    def answer(self, batch: ClaimedBatch, answers: Sequence[tuple[int, Cell]]) -> None:
+        """Store cells, if the claim still holds and nobody has."""
+        rows = [
+            {"completion_index": index, "criterion": cell.criterion, "cell": cell.model_dump(mode="json")}
+            for index, cell in answers
+        ]
+        values = {"answers": json.dumps(rows, allow_nan=False), "batch_id": batch.id, "fence": batch.fence}
+        with self.database.transaction() as session:
+            session.execute(queries.ANSWER, values)
+
+    def finish(self, batch: ClaimedBatch) -> bool:
+        """Done; the child that waits for it is woken."""
+        with self.database.transaction() as session:
+            done = session.execute(queries.finish(batch.id, batch.fence)).first() is not None
+        if done:
+            self.bell.ring(channel(batch.job_id))
+        return done
+
+    def renew(self, batches: dict[str, int]) -> set[str]:
+        """Renew leases; the batches that we still hold."""
+        with self.database.transaction() as session:
+            rows = session.execute(queries.renew(batches, self.worker_id, self.lease_s))
+            return {batch_id for batch_id, fence in rows if batches.get(batch_id) == fence}
+
+    def release(self) -> None:
+        """Give everything back, for another worker to take at once."""
+        with self.database.transaction() as session:
+            session.execute(queries.release(self.worker_id))

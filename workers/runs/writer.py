@@ -1,0 +1,190 @@
+"""The child's records, written off the training thread, in order, several in one transaction."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import queue
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from service.domain.grade import Cell
+from service.domain.ids import new_id
+from workers.runs.held import HeldJob
+from workers.types import CompletionGroup
+
+LIMIT = 256
+"""Records that may wait; beyond that the training thread waits for the database."""
+
+
+class RecordWriter:
+    """A `Recorder`: what it is given is written soon, and certainly before `flush` returns.
+
+    An error of the writing thread is raised at the next call.
+    """
+
+    def __init__(self, held: HeldJob, rubrics: dict[str, dict[str, Any]]) -> None:
+        self._held = held
+        self._rubrics = rubrics
+        self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(LIMIT)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="records", daemon=True)
+        self._thread.start()
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Metric values of a step; a value that is not finite is not a metric."""
+        rows = [{"name": name, "step": step, "value": value} for name, value in values.items() if math.isfinite(value)]
+        self._put({"metrics": rows})
+
+    def progress(self, step: int) -> None:
+        """So many optimizer steps are finished."""
+        self._put({"step": step})
+
+    def completions(self, step: int, purpose: str, groups: Sequence[CompletionGroup]) -> None:
+        """Graded and scored groups, with every number of their arithmetic."""
+        rubric = self._rubrics[purpose]
+        completions: list[dict[str, Any]] = []
+        cells: list[dict[str, Any]] = []
+        created_at = datetime.now(UTC)  # the partition key: a completion and its cells lie in the same month
+        for position, group in enumerate(groups):
+            for row in completion_rows(group, position, created_at):
+                completions.append(
+                    {
+                        **row,
+                        "step": step,
+                        "purpose": purpose,
+                        "rubric_id": rubric["id"],
+                        "rubric_version": rubric["version"],
+                    }
+                )
+                row_cells = group.cells[row["index"]]
+                cells.extend(cell_row(cell, row["id"], created_at) for cell in row_cells.values())
+        self._put({"completions": completions, "cells": cells})
+
+    def event(self, kind: str, data: dict[str, Any]) -> None:
+        """Something worth telling."""
+        self._put({"event": (kind, data)})
+
+    def flush(self) -> None:
+        """Until everything that was given is written."""
+        self._raise()
+        self._queue.join()
+        self._raise()
+
+    def close(self) -> None:
+        """Write what is left and end the thread; errors have been raised by `flush`."""
+        self._queue.put(None)
+        self._thread.join(timeout=30)
+
+    def _put(self, record: dict[str, Any]) -> None:
+        self._raise()
+        self._queue.put(record)
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        while True:
+            batch = [self._queue.get()]
+            with contextlib.suppress(queue.Empty):
+                while len(batch) < LIMIT:
+                    batch.append(self._queue.get_nowait())
+            try:
+                if self._error is None:
+                    self._write([record for record in batch if record is not None])
+            except BaseException as error:
+                self._error = error
+            finally:
+                for _ in batch:
+                    self._queue.task_done()
+            if batch[-1] is None:
+                return
+
+    def _write(self, records: list[dict[str, Any]]) -> None:
+        plain = [record for record in records if "event" not in record]
+        if plain:
+            steps = [record["step"] for record in plain if "step" in record]
+            self._held.records(
+                step=steps[-1] if steps else None,
+                metrics=[row for record in plain for row in record.get("metrics", ())],
+                completions=[row for record in plain for row in record.get("completions", ())],
+                cells=[row for record in plain for row in record.get("cells", ())],
+            )
+        for record in records:
+            if "event" in record:
+                self._held.event(*record["event"])
+
+
+def completion_rows(group: CompletionGroup, position: int, created_at: datetime) -> list[dict[str, Any]]:
+    """The rows of one group's completions."""
+    assert group.scored is not None
+    group_id = new_id("group")
+    weighting = {
+        key: {
+            "weight": w.weight,
+            "mean_confidence": w.mean_confidence,
+            "effective_weight": w.effective_weight,
+            "share": w.share,
+            "source": w.source,
+        }
+        for key, w in group.scored.weighting.items()
+    }
+    rows = []
+    for index, (completion, scored) in enumerate(zip(group.completions, group.scored.completions, strict=True)):
+        rows.append(
+            {
+                "id": new_id("completion"),
+                "created_at": created_at,
+                "group_id": group_id,
+                "group_index": position,
+                "index": index,
+                "prompt": group.prompt.view,
+                "text": completion.text,
+                "token_ids": completion.tokens,
+                "logprobs": completion.logprobs,
+                "finish_reason": completion.finish_reason,
+                "member": scored.member,
+                "coverage": scored.coverage,
+                "reward": scored.reward,
+                "plain_reward": scored.plain_reward,
+                "unscaled_advantage": scored.unscaled_advantage,
+                "scale_factor": scored.scale_factor,
+                "advantage": scored.advantage,
+                "parts": scored.parts,
+                "weighting": weighting,
+                "signal": group.scored.signal,
+            }
+        )
+    return rows
+
+
+def cell_row(cell: Cell, completion_id: str, created_at: datetime) -> dict[str, Any]:
+    """The row of one cell; what a judge said can be found under an id of its own."""
+    return {
+        "completion_id": completion_id,
+        "criterion": cell.criterion,
+        "created_at": created_at,
+        "critique_id": new_id("critique") if cell.reasoning else None,
+        "status": cell.status,
+        "family": cell.family,
+        "reason": cell.reason,
+        "score": cell.score,
+        "confidence": cell.confidence,
+        "confidence_source": cell.confidence_source,
+        "reasoning": cell.reasoning,
+        "votes": cell.votes,
+        "vote_variance": cell.vote_variance,
+        "grader": cell.grader,
+        "judge_id": cell.judge,
+        "judge_revision": cell.revision,
+        "fingerprint": cell.fingerprint,
+        "cached": False,
+        "attempts": cell.attempts,
+        "latency_ms": cell.latency_ms,
+        "tokens_in": cell.tokens_in,
+        "tokens_out": cell.tokens_out,
+        "audit": cell.audit,
+    }

@@ -1,0 +1,192 @@
+"""The body of the training task: hold a claimed job, with a child that runs it, until one of them ends.
+
+The lease is renewed here, so a busy child never loses it. Cancel and a lost lease kill the child at once; pause and drain ask
+it to checkpoint. Only this side moves the job's state, and only under the fence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from workers.nursery import Child, Nursery
+from workers.runs.claims import Claim, Claims
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.5
+LOG_EVERY_S = 1.0
+LOG_LIMIT = 64 << 20
+"""Bytes of output that are kept of one attempt."""
+
+
+@dataclass(slots=True)
+class Runner:
+    """What a training worker process has."""
+
+    claims: Claims
+    nursery: Nursery
+    draining: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    idle: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.idle.set()
+
+    def run_next(self) -> bool:
+        """Claim the best queued job and see it through; false if there is none, or this process is busy or draining."""
+        if not self.lock.acquire(blocking=False):
+            return False
+        self.idle.clear()
+        try:
+            if self.draining.is_set() or not self.nursery.has_one():
+                return False
+            claim = self.claims.claim()
+            if claim is None:
+                return False
+            child = self.nursery.take()
+            if child is None:  # it died between the two lines
+                self.claims.fail(
+                    claim.job_id, claim.fence, claim.failures, "internal", "the training process did not start"
+                )
+                return True
+            Watch(self.claims, self.draining, claim, child).until_it_ends(self.nursery)
+            return True
+        finally:
+            self.idle.set()
+            self.lock.release()
+
+
+@dataclass(slots=True)
+class Watch:
+    """One claimed job and its child."""
+
+    claims: Claims
+    draining: threading.Event
+    claim: Claim
+    child: Child
+    _wished: str = "run"
+    _finalize_asked: bool = False
+    _ended: dict[str, Any] | None = None
+    _lost: bool = False
+    _log_seq: int = 0
+    _log_bytes: int = 0
+    _log_due: float = 0.0
+
+    def until_it_ends(self, nursery: Nursery) -> None:
+        """Supervise, then move the job as its end demands."""
+        log.info("job %s under fence %d runs in process %d", self.claim.job_id, self.claim.fence, self.child.pid)
+        nursery.announce(self.child)
+        try:
+            self.child.send({"job_id": self.claim.job_id, "fence": self.claim.fence})
+            self._supervise()
+        finally:
+            self.child.kill()
+            code = self.child.wait()
+            nursery.bury(self.child)
+        while not self.child.messages.empty():
+            self._hear(self.child.messages.get_nowait())
+        if not self._lost:
+            self._forward_log(everything=True)
+            self._conclude(code)
+
+    def _supervise(self) -> None:
+        renew_at = time.monotonic() + self.claims.settings.heartbeat_s
+        while self._ended is None and self.child.alive():
+            with contextlib.suppress(queue.Empty):
+                self._hear(self.child.messages.get(timeout=TICK_S))
+            try:
+                if time.monotonic() >= renew_at:
+                    renew_at = time.monotonic() + self.claims.settings.heartbeat_s
+                    self._lost = not self.claims.renew(self.claim)
+                if not self._lost:
+                    self._obey(self.claims.status(self.claim))
+                if self._lost:
+                    log.info("job %s is no longer ours: its child is killed", self.claim.job_id)
+                    return
+                self._forward_log()
+            except SQLAlchemyError as error:
+                # The child works on; its writes are fenced, so nothing can go wrong by waiting.
+                log.warning("database: %s", str(error).splitlines()[0])
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        kind = message["type"]
+        if kind == "ended":
+            self._ended = message
+        elif kind == "running":
+            self.claims.move("run", self.claim)
+        elif kind == "finalizing":
+            self._finalize_asked = True
+
+    def _obey(self, status: str | None) -> None:
+        """Turn the row's state into a wish of the child."""
+        if status is None:
+            self._lost = True
+            return
+        wish = "drain" if self.draining.is_set() else "pause" if status == "pausing" else "run"
+        if wish == "run" and self._finalize_asked:
+            # The child may have said `running` while a pause was on: then the row is still starting.
+            if status == "starting":
+                self.claims.move("run", self.claim)
+            if status == "finalizing" or self.claims.move("finalize", self.claim):
+                wish = "finalize"
+        if wish != self._wished:
+            self._wished = wish
+            self.child.send({"wish": wish})
+
+    def _forward_log(self, *, everything: bool = False) -> None:
+        if not everything and time.monotonic() < self._log_due:
+            return
+        self._log_due = time.monotonic() + LOG_EVERY_S
+        lines: list[str] = []
+        while not self.child.output.empty():
+            lines.append(self.child.output.get_nowait())
+        text = "".join(lines)
+        if not text or self._log_bytes > LOG_LIMIT:
+            return
+        self._log_bytes += len(text)
+        if self._log_bytes > LOG_LIMIT:
+            text += "\n(the log of this attempt is full; nothing more is kept)\n"
+        try:
+            self.claims.append_log(self.claim, self._log_seq, text)
+            self._log_seq += 1
+        except SQLAlchemyError as error:
+            log.warning("log of %s: %s", self.claim.job_id, str(error).splitlines()[0])
+
+    def _conclude(self, code: int) -> None:
+        """Move the job. If the database is away now, the lease lapses and the job is taken up again."""
+        ended = self._ended or {"outcome": "died"}
+        outcome = ended["outcome"]
+        claim = self.claim
+        log.info("job %s: the child ended with %s", claim.job_id, {k: v for k, v in ended.items() if k != "type"})
+        if outcome == "succeeded":
+            self.claims.succeed(claim, ended["best"], ended["last"])
+        elif outcome == "stopped":
+            # A pause that was withdrawn too late to keep the child: the job goes on from its checkpoint, like a drain.
+            if not self.claims.move("stopped", claim, end_reason="paused"):
+                self.claims.move("drain", claim, end_reason="drained", data={"drained": self.draining.is_set()})
+        elif outcome == "suspended":
+            self.claims.move("suspend", claim, reason=ended["reason"], end_reason="suspended")
+        elif outcome == "failed":
+            self._fail(ended["code"], ended["message"])
+        elif outcome == "died":
+            self._fail(*cause_of_death(code))
+
+    def _fail(self, code: str, message: str) -> None:
+        self.claims.fail(self.claim.job_id, self.claim.fence, self.claim.failures, code, message)
+
+
+def cause_of_death(code: int) -> tuple[str, str]:
+    """The failure code for a child that ended without a word."""
+    if code == -9:
+        return "oom_host", "the training process was killed (SIGKILL): out of memory, or by hand"
+    if code < 0:
+        return "internal", f"the training process ended by signal {-code}"
+    return "internal", f"the training process ended with exit code {code} and without a word; see the job's log"

@@ -1,0 +1,1 @@
+"""The one loop that all algorithms share, and what it needs: data order, optimizer, evaluation, checkpoints."""

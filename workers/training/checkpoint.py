@@ -1,0 +1,60 @@
+"""Writing a checkpoint's folder and reading it back; publishing it is the caller's.
+
+The folder is the model (or the adapter) as `from_pretrained` reads it; `state/` has what resumes the job: moments, random
+state, trainer state, the job's spec with the rubric versions it pinned. `manifest.json` lists every other file, last.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from service.domain.checkpoint import MANIFEST, CheckpointFile, Manifest, file_entry
+from workers.policy.causal import CausalPolicy
+from workers.training.optim import load_optimizer, save_optimizer
+from workers.training.state import TrainerState
+
+
+def write_checkpoint(
+    folder: Path,
+    policy: CausalPolicy,
+    optimizer: torch.optim.Optimizer | None,
+    state: TrainerState,
+    job: dict[str, Any],
+) -> list[CheckpointFile]:
+    """Write everything into the empty `folder`; the files, the manifest included."""
+    policy.save(folder)
+    inner = folder / "state"
+    inner.mkdir()
+    if optimizer is not None:
+        save_optimizer(optimizer, policy, inner / "optimizer.safetensors")
+    save_file({"torch": torch.get_rng_state()}, inner / "random.safetensors")
+    _write_json(inner / "trainer.json", state.to_json())
+    _write_json(inner / "job.json", job)
+    files = [file_entry(folder, path) for path in sorted(folder.rglob("*")) if path.is_file()]
+    kind: Literal["full", "adapter"] = policy.kind
+    manifest = Manifest(
+        job=job["id"], step=state.step, kind=kind, base_model_sha256=job["resolved"]["policy"]["sha256"], files=files
+    )
+    (folder / MANIFEST).write_bytes(manifest.to_bytes())
+    return [*files, file_entry(folder, folder / MANIFEST)]
+
+
+def read_trainer_state(folder: Path) -> TrainerState:
+    """Where the job was."""
+    return TrainerState.from_json(json.loads((folder / "state" / "trainer.json").read_text()))
+
+
+def restore(folder: Path, policy: CausalPolicy, optimizer: torch.optim.Optimizer | None) -> None:
+    """Moments and random state; the weights were loaded from the folder by `load_policy(resume=…)`."""
+    if optimizer is not None:
+        load_optimizer(optimizer, policy, folder / "state" / "optimizer.safetensors")
+    torch.set_rng_state(load_file(folder / "state" / "random.safetensors")["torch"])
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, sort_keys=True, ensure_ascii=False) + "\n")

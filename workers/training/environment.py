@@ -1,0 +1,140 @@
+"""Where batches come from: shuffled data, and rollouts that are graded while the next groups are still sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from service.domain.job import JobSpec
+from workers.algorithms.base import Demonstration
+from workers.policy.causal import CausalPolicy
+from workers.policy.generation.sampler import Sample, SamplingOptions
+from workers.policy.tokenization import decode
+from workers.training.ports import Control, Grader, Grading, Recorder, Suspended
+from workers.training.seeds import ShuffledCursor, derive_seed
+from workers.training.state import NULL_WINDOW, TrainerState
+from workers.types import Completion, CompletionGroup, Prompt
+
+
+@dataclass(slots=True)
+class Rollouts:
+    """Samples groups from the policy and grades them."""
+
+    policy: CausalPolicy
+    grader: Grader
+    control: Control
+    seed: int
+    max_completion_tokens: int
+
+    def run(
+        self, prompts: Sequence[Prompt], *, purpose: str, step: int, group_size: int, temperature: float
+    ) -> tuple[list[CompletionGroup], Grading]:
+        """Graded groups in the order of the prompts. The seed depends on purpose and step alone."""
+        groups: dict[int, CompletionGroup] = {}
+        grading = self.grader.start(purpose, step)
+
+        def on_group(index: int, samples: list[Sample]) -> None:
+            group = CompletionGroup(prompts[index], [self._completion(sample) for sample in samples])
+            groups[index] = group
+            grading.submit(group)
+
+        options = SamplingOptions(
+            group_size=group_size,
+            temperature=temperature,
+            max_tokens=self.max_completion_tokens,
+            eos_ids=self.policy.eos_ids,
+            pad_id=self.policy.pad_id,
+            seed=derive_seed(self.seed, "rollout", purpose, step),
+        )
+        self.policy.sample([prompt.tokens for prompt in prompts], options, on_group, self.control.check)
+        grading.finish()
+        return [groups[index] for index in range(len(prompts))], grading
+
+    def _completion(self, sample: Sample) -> Completion:
+        text = decode(self.policy.tokenizer, sample.tokens, self.policy.eos_ids)
+        return Completion(sample.tokens, sample.logprobs, sample.finish_reason, text)
+
+
+@dataclass(slots=True)
+class TrainingEnvironment:
+    """The environment of a training job. Prompts and demonstrations are tokenised already."""
+
+    spec: JobSpec
+    state: TrainerState
+    recorder: Recorder
+    prompts: list[Prompt] = field(default_factory=list)
+    demonstrations: list[Demonstration] = field(default_factory=list)
+    rollouts: Rollouts | None = None
+    max_null_share: float = 1.0
+    _cursors: dict[str, ShuffledCursor] = field(default_factory=dict)
+
+    def _next(self, name: str, rows: int, count: int) -> list[int]:
+        if name not in self._cursors:
+            position = self.state.cursors.get(name, 0)
+            self._cursors[name] = ShuffledCursor(rows, self.spec.training.seed, name, position)
+        taken = self._cursors[name].take(count)
+        self.state.cursors[name] = self._cursors[name].position
+        return taken
+
+    def next_prompts(self, count: int) -> list[Prompt]:
+        """The next prompts, in an order that the seed decides."""
+        return [self.prompts[k] for k in self._next("prompts", len(self.prompts), count)]
+
+    def next_demonstrations(self, count: int) -> list[Demonstration]:
+        """The next demonstrations, in an order that the seed decides."""
+        return [self.demonstrations[k] for k in self._next("demonstrations", len(self.demonstrations), count)]
+
+    @property
+    def confidence_history(self) -> dict[str, float]:
+        """Mean confidence per criterion over earlier steps."""
+        return self.state.confidence.means()
+
+    def report(self, metrics: dict[str, float]) -> None:
+        """Metrics of the collecting half of a step; they are written with those of the update."""
+        self.state.collected.update(metrics)
+
+    def rollout(self, prompts: list[Prompt], score: Callable[[CompletionGroup], None]) -> list[CompletionGroup]:
+        """Sample, grade, score and record a group for each prompt.
+
+        Raises `Suspended` if the judges fail too often: whole steps without a verdict would train on nothing.
+        """
+        assert self.rollouts is not None
+        rollout = self.spec.rollout
+        assert rollout.group_size is not None
+        assert rollout.temperature is not None
+        step = self.state.step + 1
+        groups, grading = self.rollouts.run(
+            prompts, purpose="train", step=step, group_size=rollout.group_size, temperature=rollout.temperature
+        )
+        for group in groups:
+            score(group)
+        self.recorder.completions(step, "train", groups)
+        try:
+            self._watch_nulls(groups)
+        except Suspended:
+            grading.forget()
+            raise
+        for group in groups:
+            for row in group.cells:
+                for cell in row.values():
+                    if cell.confidence is not None and cell.grader == "judge":
+                        self.state.confidence.add(cell.criterion, [cell.confidence])
+        return groups
+
+    def _watch_nulls(self, groups: Sequence[CompletionGroup]) -> None:
+        judged = [cell for group in groups for row in group.cells for cell in row.values() if cell.grader == "judge"]
+        if not judged:
+            return
+        failed = [cell for cell in judged if cell.score is None]
+        share = len(failed) / len(judged)
+        if share == 1:
+            raise Suspended(f"judge_error_rate: no judge cell of this step was ok; the last said: {failed[-1].reason}")
+        window = [*self.state.null_shares, share][-NULL_WINDOW:]
+        if len(window) == NULL_WINDOW and sum(window) / len(window) > self.max_null_share:
+            mean = sum(window) / len(window)
+            self.state.null_shares.clear()  # after a resume the judges get a fresh start
+            raise Suspended(
+                f"judge_error_rate: {mean:.0%} of the judge cells of the last {len(window)} steps failed, more than "
+                f"max_null_share {self.max_null_share:.0%}; the last said: {failed[-1].reason if failed else 'ok'}"
+            )
+        self.state.null_shares.append(share)

@@ -1,0 +1,61 @@
+"""Held-out prompts, judged by plain reward: the yardstick that does not move with confidence (grape.md §4)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from service.domain.scoring import CriterionWeight, ScoringOptions, mean
+from workers.advantages.group import group_advantages
+from workers.training.environment import Rollouts
+from workers.training.ports import Recorder
+from workers.types import CompletionGroup, Prompt
+
+
+@dataclass(slots=True)
+class Evaluation:
+    """What is sampled and how. Temperature 0 is greedy."""
+
+    rollouts: Rollouts
+    recorder: Recorder
+    prompts: list[Prompt]
+    criteria: Sequence[CriterionWeight]
+    temperature: float
+    samples: int
+
+    def run(self, step: int) -> dict[str, float]:
+        """Sample, grade, record; the metrics `evaluation.*` of this step. The same step always has the same seed."""
+        groups, _ = self.rollouts.run(
+            self.prompts, purpose="evaluation", step=step, group_size=self.samples, temperature=self.temperature
+        )
+        for group in groups:
+            # Reward and advantage are shown as for uniform weights; nothing trains on them.
+            group.scored = group_advantages(self.criteria, group.cells, ScoringOptions(weighting="uniform"), {})
+        self.recorder.completions(step, "evaluation", groups)
+        metrics = {f"evaluation.{name}": value for name, value in summary(groups).items()}
+        self.recorder.metrics(step, metrics)
+        return metrics
+
+
+def summary(groups: Sequence[CompletionGroup]) -> dict[str, float]:
+    """Means over completions; nulls are left out and counted."""
+    values: dict[str, list[float]] = defaultdict(list)
+    nulls = unrewarded = 0
+    for group in groups:
+        assert group.scored is not None
+        for completion, numbers, row in zip(group.completions, group.scored.completions, group.cells, strict=True):
+            values["completion_length"].append(len(completion.tokens))
+            unrewarded += numbers.plain_reward is None
+            for name, number in (("plain_reward", numbers.plain_reward), ("audit", numbers.audit)):
+                if number is not None:
+                    values[name].append(number)
+            for cell in row.values():
+                nulls += cell.score is None
+                if cell.score is not None:
+                    values[f"{'audit' if cell.audit else 'score'}.{cell.criterion}"].append(cell.score)
+    metrics = {name: mean(numbers) for name, numbers in values.items()}
+    metrics["null_cells"] = float(nulls)
+    metrics["null_rewards"] = float(unrewarded)
+    metrics["completions"] = float(len(values["completion_length"]))
+    return metrics

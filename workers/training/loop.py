@@ -1,0 +1,106 @@
+"""The loop: collect, update, report, evaluate, checkpoint. It is blind to the algorithm and knows no database."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from service.domain.job import JobSpec
+from workers.algorithms.base import Algorithm, Environment
+from workers.policy.causal import CausalPolicy
+from workers.training.evaluation import Evaluation
+from workers.training.optim import learning_rate
+from workers.training.ports import Control, Interrupted, Recorder, Suspended
+from workers.training.state import TrainerState
+from workers.types import PolicyBatch
+
+
+@dataclass(slots=True)
+class Run:
+    """Everything that one attempt of a job needs."""
+
+    spec: JobSpec
+    steps: int
+    algorithm: Algorithm
+    policy: CausalPolicy
+    optimizer: torch.optim.Optimizer | None
+    environment: Environment
+    evaluation: Evaluation | None
+    state: TrainerState
+    recorder: Recorder
+    control: Control
+    save: Callable[[TrainerState], None]
+    """Write and register a checkpoint of this state; does nothing if the step has one."""
+    finalizing: Callable[[], None] = lambda: None
+    """Called once training is over, before the last checkpoint; may raise `Interrupted` for a pause that came first."""
+
+    def go(self) -> None:
+        """Train to the last step. `Interrupted` and `Suspended` leave a checkpoint behind and go on to the caller."""
+        try:
+            self._evaluate_if_due(first=True)
+            while self.state.step < self.steps:
+                self.control.check()
+                self._step()
+                self._evaluate_if_due()
+                if self._every(self.spec.checkpoints.every_steps) and self.state.step < self.steps:
+                    self.save(self.state)
+            self.finalizing()
+        except (Interrupted, Suspended):
+            if self.algorithm.trains:
+                self.save(self.state)
+            raise
+        if self.algorithm.trains:
+            self.save(self.state)
+
+    def _step(self) -> None:
+        started = time.monotonic()
+        state = self.state
+        if not state.uses_left:
+            cursors = dict(state.cursors)
+            state.collected = {}
+            try:
+                collected = self.algorithm.collect(self.environment)
+            except (Interrupted, Suspended):
+                state.cursors = cursors  # the same prompts again after the resume
+                raise
+            state.batch, state.uses_left = collected.batch, collected.uses
+        assert state.batch is not None
+        assert self.optimizer is not None
+        rate = learning_rate(self.spec.training, state.step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        report = self.algorithm.update(self.policy, state.batch, self.optimizer)
+        state.uses_left -= 1
+        state.step += 1
+        seconds = time.monotonic() - started
+        trained = sum(len(row) for row in state.batch.tokens_B_T)
+        sampled = state.batch.tokens_in_step if isinstance(state.batch, PolicyBatch) else trained
+        self.recorder.metrics(
+            state.step,
+            {
+                **state.collected,
+                **report.metrics,
+                "learning_rate": rate,
+                "tokens_per_s": sampled / seconds,
+                "seconds": seconds,
+            },
+        )
+        self.recorder.progress(state.step)
+        if not state.uses_left:
+            state.batch = None
+
+    def _every(self, steps: int | None) -> bool:
+        return steps is not None and self.state.step % steps == 0
+
+    def _evaluate_if_due(self, *, first: bool = False) -> None:
+        """At the first step, every `every_steps` and at the last step, once each also across resumes."""
+        if self.evaluation is None or self.state.evaluated_step == self.state.step:
+            return
+        every = self.spec.evaluation.every_steps if self.spec.evaluation else None
+        due = self._every(every) or self.state.step == self.steps or (first and self.state.step == 0)
+        if due:
+            self.state.evaluation = self.evaluation.run(self.state.step)
+            self.state.evaluated_step = self.state.step

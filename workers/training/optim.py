@@ -1,0 +1,55 @@
+"""AdamW and its schedule. The learning rate is a function of the step, so a resumed job needs no scheduler state."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from service.domain.job import TrainingSpec
+
+STATE = ("step", "exp_avg", "exp_avg_sq")
+
+
+def build_optimizer(policy: Any, spec: TrainingSpec) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters, in their order of definition."""
+    assert spec.learning_rate is not None
+    parameters = [parameter for _, parameter in policy.named_parameters()]
+    return torch.optim.AdamW(parameters, lr=spec.learning_rate, betas=(0.9, 0.999), weight_decay=spec.weight_decay)
+
+
+def learning_rate(spec: TrainingSpec, step: int, steps: int) -> float:
+    """The rate of optimizer step `step` (0 first) of `steps`: linear warm-up, then constant, linear or cosine to 0."""
+    assert spec.learning_rate is not None
+    if step < spec.warmup_steps:
+        return spec.learning_rate * (step + 1) / spec.warmup_steps
+    if spec.schedule == "constant":
+        return spec.learning_rate
+    done = (step - spec.warmup_steps) / max(steps - spec.warmup_steps, 1)
+    left = 1 - done if spec.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return spec.learning_rate * left
+
+
+def save_optimizer(optimizer: torch.optim.Optimizer, policy: Any, path: Path) -> None:
+    """The moments by parameter name, as safetensors."""
+    tensors = {}
+    for name, parameter in policy.named_parameters():
+        state = optimizer.state.get(parameter, {})
+        for kind in STATE:
+            if kind in state:
+                tensors[f"{kind}.{name}"] = state[kind].detach().cpu().contiguous()
+    save_file(tensors, path)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, policy: Any, path: Path) -> None:
+    """Put saved moments back."""
+    tensors = load_file(path)
+    for name, parameter in policy.named_parameters():
+        found = {kind: tensors[f"{kind}.{name}"] for kind in STATE if f"{kind}.{name}" in tensors}
+        if found:
+            optimizer.state[parameter] = {
+                kind: value if kind == "step" else value.to(parameter.device) for kind, value in found.items()
+            }

@@ -1,0 +1,59 @@
+"""What the loop is handed by the child: where numbers go, who grades, what is wished. Small enough to fake in a test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from workers.types import CompletionGroup
+
+
+class Interrupted(Exception):
+    """Stop at a checkpoint: a pause, or a drain."""
+
+
+class Suspended(Exception):
+    """Stop at a checkpoint and stay paused until a person resumes: the message is the reason."""
+
+
+class Control(Protocol):
+    """What is wished of this run."""
+
+    def check(self) -> None:
+        """Raise `Interrupted` if the run is to stop at a checkpoint. Called often; costs nothing."""
+
+
+class Recorder(Protocol):
+    """Where the run's numbers go; every write is fenced."""
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Metric values of a step."""
+
+    def progress(self, step: int) -> None:
+        """So many optimizer steps are finished."""
+
+    def completions(self, step: int, purpose: str, groups: Sequence[CompletionGroup]) -> None:
+        """Graded and scored groups."""
+
+    def event(self, kind: str, data: dict[str, Any]) -> None:
+        """Something worth telling."""
+
+
+class Grading(Protocol):
+    """The grading of one rollout: groups go in as soon as they are sampled, and come out with cells."""
+
+    def submit(self, group: CompletionGroup) -> None:
+        """Start grading; judged cells are asked for at once, beside the sampling of the next groups."""
+
+    def finish(self) -> None:
+        """Wait until every submitted group has its cells."""
+
+    def forget(self) -> None:
+        """Have failed cells asked again the next time, instead of remembered."""
+
+
+class Grader(Protocol):
+    """Grades by one rubric."""
+
+    def start(self, purpose: str, step: int) -> Grading:
+        """The grading of the rollout of this step."""

@@ -1,0 +1,73 @@
+"""Where a job is: everything beside weights and moments that makes the next step what it would have been."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from service.domain.scoring import RunningMeans
+from workers.types import Batch, PolicyBatch, SupervisedBatch
+
+NULL_WINDOW = 20
+
+
+@dataclass(slots=True)
+class TrainerState:
+    """`step` counts finished optimizer steps. `batch` with `uses_left` is the buffered rollout of inner epochs."""
+
+    step: int = 0
+    evaluated_step: int | None = None
+    cursors: dict[str, int] = field(default_factory=dict)
+    confidence: RunningMeans = field(default_factory=RunningMeans)
+    null_shares: deque[float] = field(default_factory=lambda: deque(maxlen=NULL_WINDOW))
+    evaluation: dict[str, float] = field(default_factory=dict)
+    batch: Batch | None = None
+    uses_left: int = 0
+    collected: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values; Python writes and reads floats without loss."""
+        return {
+            "step": self.step,
+            "evaluated_step": self.evaluated_step,
+            "cursors": self.cursors,
+            "confidence": {key: list(value) for key, value in self.confidence.totals.items()},
+            "null_shares": list(self.null_shares),
+            "evaluation": self.evaluation,
+            "batch": _batch_to_json(self.batch) if self.uses_left else None,
+            "uses_left": self.uses_left,
+            "collected": self.collected if self.uses_left else {},
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> TrainerState:
+        """The state again."""
+        return cls(
+            step=data["step"],
+            evaluated_step=data["evaluated_step"],
+            cursors=dict(data["cursors"]),
+            confidence=RunningMeans({key: (int(n), float(total)) for key, (n, total) in data["confidence"].items()}),
+            null_shares=deque(data["null_shares"], maxlen=NULL_WINDOW),
+            evaluation=dict(data["evaluation"]),
+            batch=_batch_from_json(data["batch"]),
+            uses_left=data["uses_left"],
+            collected=dict(data["collected"]),
+        )
+
+
+_KINDS: dict[str, type[PolicyBatch] | type[SupervisedBatch]] = {"policy": PolicyBatch, "supervised": SupervisedBatch}
+
+
+def _batch_to_json(batch: Batch | None) -> dict[str, Any] | None:
+    if batch is None:
+        return None
+    kind = "policy" if isinstance(batch, PolicyBatch) else "supervised"
+    return {"kind": kind, **asdict(batch)}
+
+
+def _batch_from_json(data: dict[str, Any] | None) -> Batch | None:
+    if data is None:
+        return None
+    fields = {name: value for name, value in data.items() if name != "kind"}
+    return _KINDS[data["kind"]](**fields)

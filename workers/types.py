@@ -1,0 +1,139 @@
+"""What travels between the rooms of the workers: prompts, completions, groups, batches.
+
+Subscripts say what a ragged list runs over: `tokens_B_T[b][t]` is token t of sequence b. Batches are flat and ragged:
+sequences of any length, a prompt stored once for all of its completions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from service.domain.grade import Cell
+from service.domain.scoring import ScoredGroup
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt as the policy sees it (`tokens`) and as graders and people see it (`view`: id, category, messages …)."""
+
+    id: str
+    tokens: list[int]
+    view: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sample. Token ids are the truth; `logprobs[t]` is the sampler's log-probability of `tokens[t]`."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    finish_reason: str
+    text: str
+
+
+@dataclass(slots=True)
+class CompletionGroup:
+    """The completions of one prompt, with their cells once they are graded and their numbers once they are scored."""
+
+    prompt: Prompt
+    completions: list[Completion]
+    cells: list[dict[str, Cell]] = field(default_factory=list)
+    scored: ScoredGroup | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyBatch:
+    """What one optimizer step of a policy-gradient algorithm learns from.
+
+    `prompt_of_B` names the prompt of each completion. `tokens_in_step` and `sequences_in_step` are the denominators of the
+    whole optimizer step: they count every member of every group, also of the groups that were left out because their
+    gradient is exactly zero.
+    """
+
+    prompts_P_T: list[list[int]]
+    tokens_B_T: list[list[int]]
+    logprobs_B_T: list[list[float]]
+    advantages_B: list[float]
+    prompt_of_B: list[int]
+    tokens_in_step: int
+    sequences_in_step: int
+    max_completion_tokens: int
+    temperature: float
+
+    def select(self, rows: list[int]) -> PolicyBatch:
+        """The same step with only these sequences in it."""
+        used = sorted({self.prompt_of_B[b] for b in rows})
+        place = {p: k for k, p in enumerate(used)}
+        return PolicyBatch(
+            [self.prompts_P_T[p] for p in used],
+            [self.tokens_B_T[b] for b in rows],
+            [self.logprobs_B_T[b] for b in rows],
+            [self.advantages_B[b] for b in rows],
+            [place[self.prompt_of_B[b]] for b in rows],
+            self.tokens_in_step,
+            self.sequences_in_step,
+            self.max_completion_tokens,
+            self.temperature,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisedBatch:
+    """Demonstrations of one optimizer step; `weight_in_step` is the sum over all tokens of their rows' weights."""
+
+    prompts_B_T: list[list[int]]
+    tokens_B_T: list[list[int]]
+    weights_B: list[float]
+    weight_in_step: float
+
+    def select(self, rows: list[int]) -> SupervisedBatch:
+        """The same step with only these rows in it."""
+        return SupervisedBatch(
+            [self.prompts_B_T[b] for b in rows],
+            [self.tokens_B_T[b] for b in rows],
+            [self.weights_B[b] for b in rows],
+            self.weight_in_step,
+        )
+
+
+Batch = PolicyBatch | SupervisedBatch
+
+
+@dataclass(frozen=True, slots=True)
+class FlatLogprobs:
+    """Log-probabilities of the completion tokens of a batch, sequence after sequence.
+
+    `logprobs[k]` belongs to sequence `sequence[k]`; both have one entry per completion token.
+    """
+
+    logprobs: Float[Tensor, " time"]
+    sequence: Int[Tensor, " time"]
+    lengths: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class LossOutput:
+    """A scalar to differentiate, already divided by the step's denominators, and sums for the metrics.
+
+    Metrics are (sum, count) pairs, so that micro-batches add up to the mean over the step.
+    """
+
+    loss: Float[Tensor, ""]
+    metrics: dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateReport:
+    """What one optimizer step did."""
+
+    metrics: dict[str, float]
+
+
+def flatten(values_B_T: list[list[float]], device: torch.device) -> Float[Tensor, " time"]:
+    """A ragged list as one flat float32 tensor."""
+    return torch.tensor([x for row in values_B_T for x in row], dtype=torch.float32, device=device)
