@@ -6,7 +6,6 @@ Composition roots (`service.app`, `workers.app`, the child, `service.local`) bui
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -128,8 +127,3 @@ def psycopg_url(url: str) -> str:
         if url.startswith(scheme):
             return "postgresql+psycopg://" + url.removeprefix(scheme)
     return url
-
-
-def clean_environment() -> dict[str, str]:
-    """This process's environment without `GRAPE_` settings, for children that get their own."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("GRAPE_")}

@@ -6,7 +6,7 @@ import logging
 import warnings
 from typing import Any
 
-from celery.platforms import SecurityWarning
+from celery.exceptions import SecurityWarning
 from celery.signals import setup_logging
 
 from service.queue import celery_app

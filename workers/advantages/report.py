@@ -40,8 +40,16 @@ def rollout_metrics(groups: Sequence[CompletionGroup], criteria: Sequence[Criter
                 if cell.score is not None:
                     values[f"{'audit' if cell.audit else 'score'}.{cell.criterion}"].append(cell.score)
     metrics = {name: mean(numbers) for name, numbers in values.items()}
+    metrics["min_coverage"] = min(values["coverage"], default=0.0)
+    metrics["judge_retries"] = float(judge_retries(groups))
     metrics["groups_without_signal"] = silent / len(groups) if groups else 0.0
     metrics["null_cells"] = float(nulls)
     metrics["null_share"] = nulls / cells if cells else 0.0
     metrics["infra_null_share"] = infra_nulls / cells if cells else 0.0
     return metrics
+
+
+def judge_retries(groups: Sequence[CompletionGroup]) -> int:
+    """Attempts beyond the first of each vote."""
+    cells = [cell for group in groups for row in group.cells for cell in row.values() if cell.grader == "judge"]
+    return sum(max(0, cell.attempts - cell.votes) for cell in cells)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from service.domain.scoring import CriterionWeight, ScoringOptions, mean
 from workers.advantages.group import group_advantages
+from workers.advantages.report import judge_retries
 from workers.training.environment import Rollouts
 from workers.training.ports import Recorder
 from workers.types import CompletionGroup, Prompt
@@ -55,6 +56,8 @@ def summary(groups: Sequence[CompletionGroup]) -> dict[str, float]:
                 if cell.score is not None:
                     values[f"{'audit' if cell.audit else 'score'}.{cell.criterion}"].append(cell.score)
     metrics = {name: mean(numbers) for name, numbers in values.items()}
+    metrics["min_coverage"] = min((c.coverage for g in groups if g.scored for c in g.scored.completions), default=0.0)
+    metrics["judge_retries"] = float(judge_retries(groups))
     metrics["null_cells"] = float(nulls)
     metrics["null_rewards"] = float(unrewarded)
     metrics["completions"] = float(len(values["completion_length"]))

@@ -1,0 +1,179 @@
+"""`grape key`, `grape rubric`, `grape judge`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from service.cli.common import DataDir, Json, Limit, client, first, read_file, show, show_list
+
+keys = typer.Typer(help="API keys.", no_args_is_help=True)
+rubrics = typer.Typer(help="Rubrics and their versions.", no_args_is_help=True)
+judges = typer.Typer(help="Judges: LLMs that score.", no_args_is_help=True)
+
+RUBRIC = ("id", "name", "category", "latest_version", "aliases", "updated_at")
+VERSION = ("rubric", "version", "hash", "message", "author", "created_at")
+JUDGE = ("id", "name", "revision", "fingerprint", "endpoint.base_url", "endpoint.model", "concurrency", "has_api_key")
+KEY = ("id", "name", "prefix", "scopes", "expires_at", "revoked_at", "last_used_at")
+
+
+@keys.command("create")
+def create_key(
+    name: str,
+    scope: Annotated[list[str], typer.Option(help="e.g. jobs:read; repeat it")],
+    project: str | None = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Create a key; it is shown once."""
+    with client(data_dir) as api:
+        body = {"name": name, "scopes": scope, **({"project": project} if project else {})}
+        show(api.post("/v1/api-keys", body), as_json, ("id", "name", "scopes", "key"))
+
+
+@keys.command("list")
+def list_keys(data_dir: DataDir = None, as_json: Json = False, limit: Limit = 100) -> None:
+    """List keys."""
+    with client(data_dir) as api:
+        show_list(first(api.pages("/v1/api-keys"), limit), as_json, KEY)
+
+
+@keys.command("revoke")
+def revoke_key(key_id: str, data_dir: DataDir = None) -> None:
+    """Revoke a key."""
+    with client(data_dir) as api:
+        api.delete(f"/v1/api-keys/{key_id}")
+
+
+def _content(body: dict[str, Any]) -> dict[str, Any]:
+    """A file may hold the whole rubric, or its content alone."""
+    content: dict[str, Any] = body.get("content", body)
+    return content
+
+
+@rubrics.command("create")
+def create_rubric(
+    file: Path,
+    name: Annotated[str | None, typer.Option(help="the rubric's name, if the file holds only its content")] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Create a rubric, version 1, from a JSON or YAML file."""
+    body = read_file(file)
+    if isinstance(body, dict) and "content" not in body:
+        body = {"name": name or file.stem, "content": body}
+    elif name and isinstance(body, dict):
+        body = {**body, "name": name}
+    with client(data_dir) as api:
+        show(api.post("/v1/rubrics", body), as_json, (*RUBRIC, "version.hash"))
+
+
+@rubrics.command("publish")
+def publish(
+    rubric_id: str,
+    file: Path,
+    message: Annotated[str, typer.Option("--message", "-m", help="what has changed")] = "",
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Publish the next version of a rubric."""
+    with client(data_dir) as api:
+        show(api.publish_version(rubric_id, _content(read_file(file)), message), as_json, VERSION)
+
+
+@rubrics.command("validate")
+def validate(file: Path, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Check a rubric without storing it."""
+    with client(data_dir) as api:
+        answer = api.post("/v1/rubrics/validate", {"content": _content(read_file(file))})
+        show(answer, as_json, ("valid", "hash"))
+
+
+@rubrics.command("list")
+def list_rubrics(data_dir: DataDir = None, as_json: Json = False, limit: Limit = 100) -> None:
+    """List rubrics."""
+    with client(data_dir) as api:
+        show_list(first(api.pages("/v1/rubrics"), limit), as_json, RUBRIC)
+
+
+@rubrics.command("show")
+def show_rubric(
+    rubric_id: str,
+    version: Annotated[str | None, typer.Option(help="a version number or an alias")] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Show a rubric, or one of its versions."""
+    with client(data_dir) as api:
+        if version is None:
+            show(api.get(f"/v1/rubrics/{rubric_id}"), as_json, RUBRIC)
+        else:
+            show(api.get(f"/v1/rubrics/{rubric_id}/versions/{version}"), as_json, (*VERSION, "content"))
+
+
+@rubrics.command("versions")
+def list_versions(rubric_id: str, data_dir: DataDir = None, as_json: Json = False, limit: Limit = 100) -> None:
+    """List a rubric's versions."""
+    with client(data_dir) as api:
+        show_list(first(api.pages(f"/v1/rubrics/{rubric_id}/versions"), limit), as_json, VERSION)
+
+
+@rubrics.command("alias")
+def set_alias(rubric_id: str, alias: str, version: int, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Point an alias at a version."""
+    with client(data_dir) as api:
+        etag = api.get(f"/v1/rubrics/{rubric_id}")["etag"]
+        answer = api.put(f"/v1/rubrics/{rubric_id}/aliases/{alias}", {"version": version}, if_match=etag)
+        show(answer, as_json, RUBRIC)
+
+
+@judges.command("create")
+def create_judge(
+    name: str,
+    url: Annotated[str, typer.Option(help="the endpoint's base address, e.g. https://host/v1")],
+    model: Annotated[str, typer.Option(help="the model to ask for")],
+    api_key_env: Annotated[str | None, typer.Option(help="the environment variable that holds the key")] = None,
+    concurrency: int = 16,
+    votes: int = 1,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Create a judge. Its key is read from the environment, so that it stands in no shell history."""
+    endpoint = {"base_url": url, "model": model}
+    if api_key_env:
+        endpoint["api_key"] = os.environ.get(api_key_env, "")
+    with client(data_dir) as api:
+        body = {"name": name, "endpoint": endpoint, "concurrency": concurrency, "votes": votes}
+        show(api.post("/v1/judges", body), as_json, JUDGE)
+
+
+@judges.command("list")
+def list_judges(data_dir: DataDir = None, as_json: Json = False, limit: Limit = 100) -> None:
+    """List judges."""
+    with client(data_dir) as api:
+        show_list(first(api.pages("/v1/judges"), limit), as_json, JUDGE)
+
+
+@judges.command("show")
+def show_judge(judge_id: str, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Show a judge as it is now."""
+    with client(data_dir) as api:
+        show(api.get(f"/v1/judges/{judge_id}"), as_json, JUDGE)
+
+
+@judges.command("update")
+def update_judge(judge_id: str, file: Path, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Change a judge by a JSON or YAML file; what decides verdicts makes a new revision."""
+    with client(data_dir) as api:
+        show(api.patch(f"/v1/judges/{judge_id}", read_file(file)), as_json, JUDGE)
+
+
+@judges.command("revisions")
+def list_revisions(judge_id: str, data_dir: DataDir = None, as_json: Json = False, limit: Limit = 100) -> None:
+    """List a judge's revisions."""
+    with client(data_dir) as api:
+        rows = first(api.pages(f"/v1/judges/{judge_id}/revisions"), limit)
+        show_list(rows, as_json, ("judge", "revision", "fingerprint", "config", "created_at"))

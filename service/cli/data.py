@@ -1,0 +1,98 @@
+"""`grape model`, `grape dataset`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.cli.common import USAGE, DataDir, Json, Limit, client, first, out, show, show_list, stop
+
+models = typer.Typer(help="Models, by the hashes of their files.", no_args_is_help=True)
+datasets = typer.Typer(help="Datasets: prompts and demonstrations.", no_args_is_help=True)
+
+MODEL = ("id", "name", "kind", "status", "sha256", "source", "error")
+DATASET = ("id", "name", "kind", "rows", "batches", "hash")
+
+
+@models.command("register")
+def register(
+    name: str,
+    path: Annotated[Path | None, typer.Option(help="a folder below GRAPE_MODELS__ROOTS")] = None,
+    hub: Annotated[str | None, typer.Option(help="a name on the hub, with @revision if wanted")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="a checkpoint's id")] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Register a model from a folder, the hub, or a checkpoint."""
+    given = {"path": str(path.absolute()) if path else None, "hub": hub, "checkpoint": checkpoint}
+    source = {kind: value for kind, value in given.items() if value}
+    if len(source) != 1:
+        stop("give exactly one of --path, --hub and --checkpoint", USAGE)
+    with client(data_dir) as api:
+        show(api.register_model(name, source), as_json, MODEL)
+
+
+@models.command("list")
+def list_models(data_dir: DataDir = None, as_json: Json = False, limit: Limit = 100) -> None:
+    """List models."""
+    with client(data_dir) as api:
+        show_list(first(api.pages("/v1/models"), limit), as_json, ("id", "name", "status", "sha256", "source"))
+
+
+@models.command("show")
+def show_model(model_id: str, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Show a model."""
+    with client(data_dir) as api:
+        show(api.get(f"/v1/models/{model_id}"), as_json, (*MODEL, "config", "files"))
+
+
+@datasets.command("create")
+def create_dataset(
+    name: str,
+    kind: Annotated[str, typer.Option(help="prompts or demonstrations")],
+    file: Annotated[Path | None, typer.Option(help="NDJSON rows to publish at once")] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Create a dataset, with its first rows if there is a file."""
+    if file is not None and not file.is_file():
+        stop(f"there is no file {file}", USAGE)
+    with client(data_dir) as api:
+        dataset = api.post("/v1/datasets", {"name": name, "kind": kind})
+        if file is not None:
+            batch = api.upload_rows(dataset["id"], file)
+            if not as_json:
+                out.print(f"{batch['rows']} rows published, {batch['duplicates']} duplicates left out")
+        show(api.get(f"/v1/datasets/{dataset['id']}"), as_json, DATASET)
+
+
+@datasets.command("add")
+def add_rows(
+    dataset_id: str,
+    file: Path,
+    skip: Annotated[bool, typer.Option(help="leave faulty lines out instead of refusing all")] = False,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Publish a batch of rows from an NDJSON file."""
+    if not file.is_file():
+        stop(f"there is no file {file}", USAGE)
+    with client(data_dir) as api:
+        batch = api.upload_rows(dataset_id, file, skip_faulty=skip)
+        show(batch, as_json, ("batch", "rows", "duplicates", "error_count", "errors"))
+
+
+@datasets.command("list")
+def list_datasets(data_dir: DataDir = None, as_json: Json = False, limit: Limit = 100) -> None:
+    """List datasets."""
+    with client(data_dir) as api:
+        show_list(first(api.pages("/v1/datasets"), limit), as_json, DATASET)
+
+
+@datasets.command("rows")
+def list_rows(dataset_id: str, data_dir: DataDir = None, as_json: Json = False, limit: Limit = 20) -> None:
+    """Show rows of a dataset."""
+    with client(data_dir) as api:
+        show_list(first(api.pages(f"/v1/datasets/{dataset_id}/rows"), limit), as_json, ("seq", "content"))

@@ -1,0 +1,261 @@
+"""`grape job`, `grape completion`, `grape checkpoint`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from service.cli.common import (
+    JOB_FAILED,
+    DataDir,
+    Json,
+    Limit,
+    client,
+    err,
+    first,
+    out,
+    print_json,
+    read_file,
+    show,
+    show_list,
+)
+from service.client import GrapeClient
+
+jobs = typer.Typer(help="Jobs: submit, watch, cancel, pause, resume.", no_args_is_help=True)
+completions = typer.Typer(help="What a job has sampled, and how it was graded.", no_args_is_help=True)
+checkpoints = typer.Typer(help="Checkpoints: list, download, promote.", no_args_is_help=True)
+
+JOB = (
+    "id",
+    "name",
+    "algorithm.type",
+    "status",
+    "status_reason",
+    "progress.step",
+    "progress.steps",
+    "attempt",
+    "error",
+    "result",
+)
+CHECKPOINT = ("id", "job_id", "step", "kind", "bytes", "created_at")
+
+
+def follow(api: GrapeClient, job_id: str, quiet: bool = False) -> dict[str, Any]:
+    """Watch a job to its end, with a bar and its newest numbers; the job."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=err, disable=quiet, transient=False) as progress:
+        task = progress.add_task(job_id, total=None, note="")
+
+        def update(job: dict[str, Any]) -> None:
+            note = job["status_reason"] or ""
+            if job["status"] == "running" and not note:
+                note = latest_numbers(api, job_id, job["progress"]["step"])
+            progress.update(
+                task,
+                description=f"{job['algorithm']['type']} {job['status']}",
+                completed=job["progress"]["step"],
+                total=job["progress"]["steps"] or None,
+                note=note,
+            )
+
+        return api.wait(job_id, on_poll=update)
+
+
+def latest_numbers(api: GrapeClient, job_id: str, step: int) -> str:
+    """The newest reward, or loss, in a few words."""
+    series = api.get(f"/v1/jobs/{job_id}/metrics", names="plain_reward,loss", after_step=max(step - 2, -1))["data"]
+    newest = {s["name"]: s["points"][-1]["value"] for s in series if s["points"]}
+    name = "plain_reward" if "plain_reward" in newest else "loss"
+    return f"{name} {newest[name]:.3f}" if name in newest else ""
+
+
+def _end(job: dict[str, Any], as_json: bool) -> None:
+    show(job, as_json, JOB)
+    if job["status"] != "succeeded":
+        raise typer.Exit(JOB_FAILED)
+
+
+@jobs.command("submit")
+def submit(
+    file: Path,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="stay until it ends")] = False,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Submit a job from a JSON or YAML file."""
+    with client(data_dir) as api:
+        job = api.post("/v1/jobs", read_file(file))
+        if watch:
+            _end(follow(api, job["id"], quiet=as_json), as_json)
+        else:
+            show(job, as_json, JOB)
+
+
+@jobs.command("watch")
+def watch_job(job_id: str, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Watch a job to its end."""
+    with client(data_dir) as api:
+        _end(follow(api, job_id, quiet=as_json), as_json)
+
+
+@jobs.command("list")
+def list_jobs(status: str | None = None, data_dir: DataDir = None, as_json: Json = False, limit: Limit = 20) -> None:
+    """List jobs, newest first."""
+    with client(data_dir) as api:
+        rows = first(api.pages("/v1/jobs", status=status), limit)
+        show_list(rows, as_json, ("id", "name", "algorithm.type", "status", "progress.step", "created_at"))
+
+
+@jobs.command("show")
+def show_job(job_id: str, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Show a job."""
+    with client(data_dir) as api:
+        show(api.get(f"/v1/jobs/{job_id}"), as_json, JOB)
+
+
+def _wish(name: str, help_text: str) -> None:
+    def command(job_id: str, data_dir: DataDir = None, as_json: Json = False) -> None:
+        with client(data_dir) as api:
+            show(api.post(f"/v1/jobs/{job_id}/{name}"), as_json, JOB)
+
+    command.__doc__ = help_text
+    jobs.command(name)(command)
+
+
+_wish("cancel", "Cancel a job, at once and for good.")
+_wish("pause", "Pause a job at a checkpoint.")
+_wish("resume", "Let a paused job go on.")
+
+
+@jobs.command("events")
+def events(
+    job_id: str,
+    follow_: Annotated[bool, typer.Option("--follow", "-f", help="stay until the job ends")] = False,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Show a job's events."""
+    with client(data_dir) as api:
+        rows = api.events(job_id) if follow_ else api.pages(f"/v1/jobs/{job_id}/events", limit=200)
+        for row in rows:
+            if as_json:
+                print_json(row)
+            else:
+                out.print(row["seq"], row["created_at"], row["type"], row["data"] or "", highlight=False, markup=False)
+
+
+@jobs.command("metrics")
+def metrics(
+    job_id: str,
+    names: Annotated[str | None, typer.Option(help="names, separated by commas")] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Show the last value of each of a job's metrics, or everything as JSON."""
+    with client(data_dir) as api:
+        series = api.get(f"/v1/jobs/{job_id}/metrics", names=names)["data"]
+        if as_json:
+            print_json(series)
+            return
+        rows = [
+            {"name": s["name"], "step": s["points"][-1]["step"], "value": f"{s['points'][-1]['value']:.6g}"}
+            for s in series
+        ]
+        show_list(rows, False, ("name", "step", "value"))
+
+
+@jobs.command("logs")
+def logs(job_id: str, data_dir: DataDir = None) -> None:
+    """Print what the training process printed."""
+    with client(data_dir) as api:
+        for chunk in api.pages(f"/v1/jobs/{job_id}/logs", limit=200):
+            out.print(chunk["text"], end="", highlight=False, markup=False, soft_wrap=True)
+
+
+@completions.command("list")
+def list_completions(
+    job_id: str,
+    step: int | None = None,
+    purpose: str = "train",
+    sort: str = "step",
+    data_dir: DataDir = None,
+    as_json: Json = False,
+    limit: Limit = 10,
+) -> None:
+    """List a job's completions."""
+    with client(data_dir) as api:
+        rows = first(api.pages(f"/v1/jobs/{job_id}/completions", step=step, purpose=purpose, sort=sort), limit)
+        show_list(rows, as_json, ("id", "step", "group", "index", "reward", "plain_reward", "advantage", "text"))
+
+
+@completions.command("show")
+def show_completion(completion_id: str, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Show one completion: cells, critiques, weighting, and the parts of its advantage."""
+    with client(data_dir) as api:
+        row = api.get(f"/v1/completions/{completion_id}")
+        if as_json:
+            print_json(row)
+            return
+        show(
+            row,
+            False,
+            ("id", "text", "reward", "plain_reward", "coverage", "unscaled_advantage", "scale_factor", "advantage"),
+        )
+        cells = [
+            {
+                **cell,
+                "share": (row["weighting"].get(cell["criterion"]) or {}).get("share"),
+                "part": row["parts"].get(cell["criterion"]),
+            }
+            for cell in row["cells"]
+        ]
+        show_list(cells, False, ("criterion", "status", "score", "confidence", "share", "part", "reasoning", "reason"))
+
+
+@checkpoints.command("list")
+def list_checkpoints(job_id: str, data_dir: DataDir = None, as_json: Json = False, limit: Limit = 100) -> None:
+    """List a job's checkpoints."""
+    with client(data_dir) as api:
+        show_list(first(api.pages(f"/v1/jobs/{job_id}/checkpoints"), limit), as_json, CHECKPOINT)
+
+
+@checkpoints.command("show")
+def show_checkpoint(checkpoint_id: str, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Show a checkpoint's files and metrics."""
+    with client(data_dir) as api:
+        show(api.get(f"/v1/checkpoints/{checkpoint_id}"), as_json, (*CHECKPOINT, "metrics", "files"))
+
+
+@checkpoints.command("download")
+def download(
+    checkpoint_id: str,
+    folder: Annotated[Path, typer.Option("--output", "-o", help="where the files go")],
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Download a checkpoint and verify every file; run it again to resume."""
+    with client(data_dir) as api:
+        total = api.get(f"/v1/checkpoints/{checkpoint_id}")["bytes"]
+        with Progress(
+            TextColumn("downloading"), BarColumn(), DownloadColumn(), console=err, disable=as_json
+        ) as progress:
+            task = progress.add_task("", total=total)
+            checkpoint = api.download_checkpoint(checkpoint_id, folder, lambda count: progress.advance(task, count))
+        show({**checkpoint, "folder": str(folder), "verified": True}, as_json, (*CHECKPOINT, "folder", "verified"))
+
+
+@checkpoints.command("promote")
+def promote(checkpoint_id: str, name: str, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Register a checkpoint as a model."""
+    with client(data_dir) as api:
+        answer = api.post(f"/v1/checkpoints/{checkpoint_id}/promote", {"name": name})
+        show(answer, as_json, ("id", "name", "status", "sha256"))

@@ -1,0 +1,62 @@
+"""`grape`: one line per group of commands."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import typer
+
+from service.cli import authoring, data, jobs, local
+from service.cli.common import REFUSED, UNREACHABLE, err
+from service.client import ApiError, Corrupt, Unreachable
+
+app = typer.Typer(
+    name="grape",
+    help="GRAPE: rubrics in, better model out. Exit codes: 0 done, 1 refused, 2 usage, 3 unreachable, 4 the job failed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("up", context_settings=local.PASS_ON)(local.up)
+app.command("demo", context_settings=local.PASS_ON)(local.demo)
+app.add_typer(authoring.keys, name="key")
+app.add_typer(authoring.rubrics, name="rubric")
+app.add_typer(authoring.judges, name="judge")
+app.add_typer(data.models, name="model")
+app.add_typer(data.datasets, name="dataset")
+app.add_typer(jobs.jobs, name="job")
+app.add_typer(jobs.completions, name="completion")
+app.add_typer(jobs.checkpoints, name="checkpoint")
+
+
+def run() -> None:
+    """The entry point: errors become one sentence and an exit code."""
+    try:
+        app()
+    except ApiError as error:
+        _say(error.message if not error.errors else "the service refuses this:")
+        for fault in error.errors:
+            place = fault.get("pointer") or ""
+            line = f"line {fault['line']} " if "line" in fault else ""
+            _say(f"  {line}{place}{': ' if place or line else ''}{fault['message']}")
+        sys.exit(REFUSED)
+    except (Unreachable, TimeoutError) as error:
+        _say(str(error))
+        sys.exit(UNREACHABLE)
+    except Corrupt as error:
+        _say(str(error))
+        sys.exit(REFUSED)
+    except (KeyboardInterrupt, click.Abort):
+        _say("interrupted")
+        sys.exit(130)
+
+
+def _say(message: str) -> None:
+    err.print(
+        f"grape: {message}" if not message.startswith(" ") else message, style="red", highlight=False, markup=False
+    )
+
+
+if __name__ == "__main__":
+    run()
