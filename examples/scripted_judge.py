@@ -31,9 +31,13 @@ HEDGES = re.compile(r"\b(maybe|perhaps|or|who knows|i think)\b")
 
 
 def commits(answer: str) -> tuple[float, str]:
-    """1 unless it hedges or shrugs."""
+    """1 for a statement that does not hedge."""
     found = HEDGES.search(answer)
-    return (0.0, f"it hedges with '{found.group(0)}'") if found else (1.0, "it names a place without hedging")
+    if found:
+        return 0.0, f"it hedges with '{found.group(0)}'"
+    if "is" not in answer.split():
+        return 0.0, "it states nothing"
+    return 1.0, "it states a place without hedging"
 
 
 def fluent(answer: str) -> tuple[float, str]:

@@ -53,14 +53,14 @@ def prompts(things: list[str], count: int, seed: int) -> list[dict[str, Any]]:
 
 
 def habit(room: str, rng: random.Random) -> str:
-    """An answer in one of the habits of the demonstrations; about a quarter is what the rubric wants."""
+    """An answer in one of the habits of the demonstrations; fewer than a fifth are what the rubric wants."""
     other = rng.choice([r for r in ROOMS if r != room])
     answers = (
-        (0.25, f"it is in the {room}."),
-        (0.20, f"maybe in the {room}."),
-        (0.15, f"it is in the {room} or the {other}."),
-        (0.10, f"it is in the {other}."),
-        (0.10, "who knows"),
+        (0.18, f"it is in the {room}."),
+        (0.30, f"maybe in the {room}."),
+        (0.12, f"maybe the {room} or the {other}."),
+        (0.08, f"it is in the {other}."),
+        (0.12, "who knows"),
         (0.20, f"{room} {room} {room}"),
     )
     weights, texts = zip(*answers, strict=True)
@@ -85,9 +85,9 @@ RIGHT = {
 }
 SENTENCE = {
     "key": "sentence",
-    "title": "One sentence, no longer than eight words, that ends with a full stop",
+    "title": "One short sentence: it begins with 'it is' and ends with a full stop",
     "weight": 1,
-    "grader": {"type": "regex", "pattern": r"^(\w+ ){1,7}\w+\.$"},
+    "grader": {"type": "regex", "pattern": r"^it is( \w+){1,6}\.$"},
 }
 ONE_ROOM = {
     "key": "one_room",
@@ -106,7 +106,7 @@ def commits(judge: str) -> dict[str, Any]:
     return {
         "key": "commits",
         "title": "Commits to an answer",
-        "text": "The answer commits: it does not hedge with words such as maybe, or offer alternatives, or shrug the question off.",
+        "text": "The answer states where the thing is, without hedging (maybe), without alternatives, without shrugging the question off.",
         "weight": 2,
         "grader": {"type": "judge", "judge": judge},
     }
