@@ -48,12 +48,11 @@ async def get_checkpoint(row: CheckpointDep) -> CheckpointOut:
     return CheckpointOut.of(row)
 
 
-@checkpoints.api_route(
-    "/v1/checkpoints/{checkpoint_id}/files/{path:path}",
-    methods=["GET", "HEAD"],
-    response_class=FileResponse,
-    openapi_extra=needs("jobs:read"),
-)
+FILE = "/v1/checkpoints/{checkpoint_id}/files/{path:path}"
+
+
+@checkpoints.head(FILE, response_class=FileResponse, openapi_extra=needs("jobs:read"), include_in_schema=False)
+@checkpoints.get(FILE, response_class=FileResponse, openapi_extra=needs("jobs:read"))
 async def get_file(row: CheckpointDep, path: str, request: Request, services: ServicesDep) -> Response:
     """One file, with ranges; its ETag is its sha256."""
     file = next((f for f in CheckpointOut.of(row).files if f.path == path), None)

@@ -84,18 +84,32 @@ def content_hash(value: Any) -> str:
 def pointer(loc: Sequence[int | str], body: Any) -> str:
     """The JSON pointer (RFC 6901) of a validation error.
 
-    Pydantic puts union tags between the names; a step that the body does not have is such a tag and is
-    passed over, except for the last one, which may be the name of a missing or unknown field.
+    Pydantic puts the tags of unions between the names; they are passed over. A name that the body does not have stays: it is
+    missing, or stands in a block that was left out.
     """
     here = body
     parts: list[str] = []
     for position, step in enumerate(loc):
-        inside = (isinstance(here, dict) and step in here) or (
-            isinstance(here, list) and isinstance(step, int) and step < len(here)
-        )
-        if inside:
+        last = position == len(loc) - 1
+        if _has(here, step, last):
             here = here[step]
-        elif position < len(loc) - 1 or not isinstance(here, dict):
+        elif _is_tag(step, here, last):
             continue
+        else:
+            here = {}
         parts.append(str(step).replace("~", "~0").replace("/", "~1"))
     return "".join(f"/{part}" for part in parts)
+
+
+def _has(here: Any, step: int | str, last: bool) -> bool:
+    """Whether a step names something in the body, and not a union's tag that is spelled the same."""
+    if isinstance(here, dict):
+        return step in here and not (here.get("type") == step and not last)
+    return isinstance(here, list) and isinstance(step, int) and step < len(here)
+
+
+def _is_tag(step: int | str, here: Any, last: bool) -> bool:
+    """Whether a step of pydantic's names a branch of a union and nothing in the body."""
+    if isinstance(here, dict):
+        return (here.get("type") == step and not last) or (isinstance(step, str) and "[" in step)
+    return True

@@ -223,7 +223,7 @@ def score_group(
         completions=completions,
         weighting=weighting,
         group_confidence=0.0 if fallback else total / math.fsum(c.weight for c in present),
-        effective_criteria=total**2 / math.fsum(e * e for e in effective.values()),
+        effective_criteria=1.0 / math.fsum(v * v for v in share.values()),  # (Σe)²/Σe², safe for tiny e
         weighting_fallback=fallback,
     )
 

@@ -99,7 +99,7 @@ class Supervisor:
         path = self.logs / f"{program.role}.log"
         if path.exists() and path.stat().st_size > 16 << 20:
             os.replace(path, path.with_suffix(".log.1"))
-        with path.open("ab", buffering=0) as log:
+        with stream, path.open("ab", buffering=0) as log:
             for line in stream:
                 log.write(line)
                 if program.echo:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import jsonschema
+import regex
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db.queries import rubrics as queries
 from service.db.queries.jobs import now
 from service.db.tables import Judge, Rubric, RubricVersion
-from service.domain.grader import JudgeGrader
+from service.domain.grader import JsonSchemaGrader, JudgeGrader, RegexGrader
 from service.domain.ids import new_id
 from service.domain.rubric import RubricContent
 from service.errors import Invalid, NotFound
@@ -18,6 +20,7 @@ from service.rubrics.schemas import RubricIn, RubricPatch, VersionIn
 
 async def create_rubric(session: AsyncSession, caller: Caller, body: RubricIn) -> tuple[Rubric, RubricVersion]:
     """A head with version 1."""
+    check_graders(body.content)
     await require_judges(session, caller.project_id, body.content)
     head = Rubric(
         id=new_id("rubric"),
@@ -39,6 +42,7 @@ async def publish_version(
     session: AsyncSession, caller: Caller, head: Rubric, body: VersionIn
 ) -> tuple[RubricVersion, bool]:
     """The next version; the latest one again (and false) if nothing has changed. The head must be locked."""
+    check_graders(body.content)
     await require_judges(session, caller.project_id, body.content)
     latest = await session.scalar(queries.version(head.id, head.latest_version))
     assert latest is not None
@@ -117,6 +121,31 @@ async def find_version(session: AsyncSession, head: Rubric, name: str) -> Rubric
             f"rubric '{head.id}' has no version or alias '{name}'; the latest version is {head.latest_version}"
         )
     return found
+
+
+def check_graders(content: RubricContent) -> None:
+    """422 with the place for a pattern or a schema that could never grade anything."""
+    faults = []
+    for position, criterion in enumerate(content.criteria):
+        place = f"/content/criteria/{position}/grader"
+        grader = criterion.grader
+        if isinstance(grader, RegexGrader):
+            try:
+                regex.compile(grader.pattern)
+            except regex.error as error:
+                message = f"the regular expression does not compile: {error}"
+                faults.append({"pointer": f"{place}/pattern", "code": "invalid_regex", "message": message})
+        if isinstance(grader, JsonSchemaGrader):
+            try:
+                jsonschema.Draft202012Validator.check_schema(grader.schema_)
+            except jsonschema.SchemaError as error:
+                message = f"this is no JSON schema (draft 2020-12): {error.message}"
+                faults.append({"pointer": f"{place}/schema", "code": "invalid_schema", "message": message})
+    if faults:
+        first = faults[0]
+        raise Invalid(
+            f"{first['pointer']}: {first['message']}", code=first["code"], param=first["pointer"], errors=faults
+        )
 
 
 async def require_judges(session: AsyncSession, project_id: str, content: RubricContent) -> None:

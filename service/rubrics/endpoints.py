@@ -68,6 +68,7 @@ async def list_rubrics(
 @rubrics.post("/v1/rubrics/validate", openapi_extra=needs("rubrics:read"))
 async def validate(body: VersionIn, session: SessionDep, caller: CallerDep) -> ValidationOut:
     """Check a content without storing anything; what is wrong comes back as a 422 with a path for each fault."""
+    commands.check_graders(body.content)
     await commands.require_judges(session, caller.project_id, body.content)
     return ValidationOut(valid=True, hash=body.content.hash, content=body.content.model_dump(mode="json"))
 

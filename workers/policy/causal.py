@@ -102,7 +102,8 @@ class CausalPolicy:
 
     def save(self, folder: Path) -> None:
         """Weights as safetensors, configuration and tokenizer: what `from_pretrained` (or PEFT) reads."""
-        self.model.save_pretrained(folder, safe_serialization=True)
+        # PEFT would look the base model up on the hub to learn whether its vocabulary was changed; it never is here.
+        extra = {"save_embedding_layers": False} if self.is_adapter else {}
+        self.model.save_pretrained(folder, safe_serialization=True, **extra)
         self.tokenizer.save_pretrained(folder)
-        for extra in ("README.md",):  # PEFT writes a model card full of placeholders
-            (folder / extra).unlink(missing_ok=True)
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card, full of placeholders

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from service.domain.conversation import Message
 from service.domain.dataset import DemonstrationRow, PromptRow
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 class TokenizationError(ValueError):
@@ -98,7 +101,7 @@ def decode(tokenizer: Any, tokens: Sequence[int], eos_ids: Sequence[int]) -> str
     """The text that graders and people see: no special tokens, and U+FFFD for what text cannot hold."""
     kept = list(tokens[:-1]) if tokens and tokens[-1] in eos_ids else list(tokens)
     text: str = tokenizer.decode(kept, skip_special_tokens=True)
-    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+    return _UNSTORABLE.sub("\ufffd", text)
 
 
 def prompt_view(row: PromptRow, row_id: str) -> dict[str, Any]:
