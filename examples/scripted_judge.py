@@ -72,6 +72,7 @@ class ScriptedJudge:
         self._busy_once: set[str] = set()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """The ASGI call."""
         if scope["type"] != "http":
             return
         body = b""

@@ -32,6 +32,7 @@ class RequestIds:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI call."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -59,6 +60,7 @@ class BodyLimit:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI call."""
         if scope["type"] != "http" or scope["path"].endswith(STREAMED):
             await self.app(scope, receive, send)
             return

@@ -44,7 +44,9 @@ class FakeJudge:
     most_in_flight: int = 0
 
     def __enter__(self):
-        config = uvicorn.Config(self._app, host="127.0.0.1", port=0, log_level="error", lifespan="off")
+        config = uvicorn.Config(
+            self._app, host="127.0.0.1", port=0, log_level="error", lifespan="off", interface="asgi3"
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()

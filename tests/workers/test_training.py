@@ -1,166 +1,18 @@
-"""Algorithms and the loop on a tiny model, with graders and recorders handed in: what a step learns does not depend on how it
-is cut, what is skipped changes nothing, and a stopped run goes on as if it had never stopped."""
+"""Algorithms on a tiny model: what a step learns does not depend on how it is cut, and what is skipped changes nothing."""
 
-import contextlib
 import json
 
 import pytest
 import torch
 
-from service.domain.grade import Cell
-from service.domain.job import JobSpec, resolved
 from service.domain.job_state import JobFailure
-from service.domain.rubric import DEFAULT_AGGREGATION
 from service.domain.scoring import CriterionWeight
-from workers.algorithms import ALGORITHMS
-from workers.algorithms.base import Demonstration
-from workers.training.checkpoint import read_trainer_state, restore, write_checkpoint
-from workers.training.environment import Rollouts, TrainingEnvironment
-from workers.training.evaluation import Evaluation
-from workers.training.loop import Run
+from tests.support.training import Grader, algorithm_of, gradient, rollout, run_of, spec_of, weights
 from workers.training.optim import build_optimizer, learning_rate
-from workers.training.ports import Interrupted, Suspended
+from workers.training.ports import Suspended
 from workers.training.seeds import ShuffledCursor, derive_seed
 from workers.training.state import NULL_WINDOW, TrainerState
-from workers.types import Completion, CompletionGroup, Prompt, SupervisedBatch
-
-PROMPTS = [Prompt(f"ds:{k}", [3 + k, 4 + k], {"id": f"ds:{k}", "messages": []}) for k in range(6)]
-CRITERIA = [CriterionWeight("even", 2.0, judged=False), CriterionWeight("said", 1.0)]
-
-
-class Recorder:
-    """Keeps what it is given."""
-
-    def __init__(self):
-        self.metric, self.events, self.groups, self.step = {}, [], [], 0
-
-    def metrics(self, step, values):
-        for name, value in values.items():
-            self.metric.setdefault(name, {})[step] = value
-
-    def progress(self, step):
-        self.step = step
-
-    def completions(self, step, purpose, groups):
-        self.groups.append((step, purpose, groups))
-
-    def event(self, kind, data):
-        self.events.append((kind, data))
-
-
-class Control:
-    """Interrupts at the n-th check."""
-
-    def __init__(self, at=None):
-        self.at, self.count = at, 0
-
-    def check(self):
-        self.count += 1
-        if self.count == self.at:
-            raise Interrupted("pause")
-
-
-class Grader:
-    """Grades by token ids; `fails(step)` says which judged cells come back null."""
-
-    def __init__(self, fails=lambda step, index: False):
-        self.fails, self.forgotten = fails, []
-
-    def start(self, purpose, step):
-        outer = self
-
-        class Grading:
-            def submit(self, group):
-                group.cells = [outer.cells(step, i, c) for i, c in enumerate(group.completions)]
-
-            def finish(self):
-                pass
-
-            def forget(self):
-                outer.forgotten.append(step)
-
-        return Grading()
-
-    def cells(self, step, index, completion):
-        even = sum(t % 2 == 0 for t in completion.tokens) / len(completion.tokens)
-        said = {"criterion": "said", "grader": "judge"}
-        if self.fails(step, index):
-            cell = Cell(status="timeout", reason="too slow", **said)
-        else:
-            cell = Cell(
-                status="ok",
-                score=(len(completion.tokens) % 3) / 2,
-                confidence=0.25 + 0.5 * even,
-                confidence_source="verbal",
-                **said,
-            )
-        return {
-            "even": Cell(
-                criterion="even", grader="regex", status="ok", score=even, confidence=1.0, confidence_source="verifier"
-            ),
-            "said": cell,
-        }
-
-
-def spec_of(kind="grape", **changes):
-    body = {
-        "algorithm": {"type": kind, **changes.pop("algorithm", {})},
-        "policy": {"model": "mdl_0"},
-        "data": {"prompts": "ds_0", "demonstrations": "ds_1"} if kind == "sft" else {"prompts": "ds_0"},
-        "rollout": {"group_size": 4, "prompts_per_step": 3, "max_completion_tokens": 8},
-        "training": {"steps": 5, "learning_rate": 0.01, **changes.pop("training", {})},
-        **changes,
-    }
-    if kind != "sft":
-        body["rubric"] = {"id": "rub_0"}
-    spec = resolved(JobSpec.model_validate(body))
-    if kind in ("grape", "grpo"):
-        aggregation = spec.algorithm.aggregation.over(DEFAULT_AGGREGATION)
-        if kind == "grpo":
-            aggregation = aggregation.model_copy(update={"weighting": "uniform"})
-        spec = spec.model_copy(update={"algorithm": spec.algorithm.model_copy(update={"aggregation": aggregation})})
-    return spec
-
-
-def algorithm_of(spec):
-    return ALGORITHMS[spec.algorithm.type](spec, CRITERIA)
-
-
-def run_of(policy, spec, *, state=None, control=None, grader=None, save=None, optimizer=None, evaluate=False):
-    recorder, control, grader = Recorder(), control or Control(), grader or Grader()
-    state = state or TrainerState()
-    algorithm = algorithm_of(spec)
-    rollouts = Rollouts(policy, grader, control, spec.training.seed, spec.rollout.max_completion_tokens)
-    environment = TrainingEnvironment(
-        spec, state, recorder, prompts=PROMPTS, rollouts=rollouts, max_null_share=0.1,
-        demonstrations=[Demonstration(f"d{k}", [3 + k], [5 + k, 6, 1], 1.0 + k) for k in range(10)],
-    )  # fmt: skip
-    evaluation = Evaluation(rollouts, recorder, PROMPTS[:2], CRITERIA, 0.0, 1) if evaluate else None
-    return Run(
-        spec=spec, steps=spec.training.steps, algorithm=algorithm, policy=policy,
-        optimizer=optimizer or build_optimizer(policy, spec.training), environment=environment, evaluation=evaluation,
-        state=state, recorder=recorder, control=control, save=save or (lambda state: None),
-    )  # fmt: skip
-
-
-def gradient(policy, algorithm, batch):
-    """The summed gradient of a batch, before any step."""
-    policy.model.zero_grad()
-    for piece in policy.microbatches(batch):
-        algorithm.loss(policy, piece).loss.backward()
-    return torch.cat([p.grad.flatten() for p in policy.parameters()])
-
-
-def weights(policy):
-    return torch.cat([p.detach().flatten().clone() for p in policy.parameters()])
-
-
-def rollout(policy, spec, grader=None):
-    """Groups of one step, scored."""
-    run = run_of(policy, spec, grader=grader)
-    run.algorithm.collect(run.environment)
-    return run.algorithm, run.recorder.groups[0][2]
-
+from workers.types import SupervisedBatch
 
 # --- what a step learns ---
 
@@ -316,97 +168,6 @@ def test_training_moves_its_own_objective(tiny_folder, load, kind):
     assert sign * (sum(values[-5:]) - sum(values[:5])) / 5 > 0.15
 
 
-# --- stopping and going on ---
-
-
-def saver(folder, policy, optimizer, spec):
-    def save(state):
-        place = folder / f"step-{state.step}"
-        if not place.exists():
-            place.mkdir()
-            job = {"id": "job_0", "spec": spec.model_dump(mode="json"), "resolved": {"policy": {"sha256": None}}}
-            write_checkpoint(place, policy, optimizer, state, job)
-
-    return save
-
-
-@pytest.mark.parametrize("adapter", [None, {"type": "lora", "r": 4}])
-@pytest.mark.parametrize(("kind", "inner_epochs"), [("grape", 1), ("grape", 2), ("sft", 1)])
-@pytest.mark.parametrize("stop_at", [2, 9, 30])
-def test_a_stopped_run_ends_with_the_same_bits(tiny_folder, load, tmp_path, kind, inner_epochs, stop_at, adapter):
-    algorithm = {} if kind == "sft" else {"inner_epochs": inner_epochs}
-    spec = spec_of(kind, algorithm=algorithm, adapter=adapter)
-    straight = load(tiny_folder, adapter=spec.adapter)
-    whole = run_of(straight, spec, evaluate=True)
-    whole.go()
-
-    policy = load(tiny_folder, adapter=spec.adapter)
-    optimizer = build_optimizer(policy, spec.training)
-    first = run_of(policy, spec, control=Control(stop_at), optimizer=optimizer, evaluate=True,
-                   save=saver(tmp_path, policy, optimizer, spec))  # fmt: skip
-    with contextlib.suppress(Interrupted):
-        first.go()
-    assert kind == "sft" or first.state.step < 5, "it was not stopped; the test proves nothing"
-    folder = max(tmp_path.iterdir(), key=lambda path: int(path.name.split("-")[1]))
-    again = load(tiny_folder, adapter=spec.adapter, resume=folder)
-    optimizer = build_optimizer(again, spec.training)
-    restore(folder, again, optimizer)
-    second = run_of(again, spec, state=read_trainer_state(folder), optimizer=optimizer, evaluate=True)
-    second.go()
-    assert torch.equal(weights(again), weights(straight))
-    assert second.recorder.step in (0, 5)
-    for name, values in second.recorder.metric.items():
-        for step, value in values.items():
-            if name not in ("seconds", "tokens_per_s"):
-                assert whole.recorder.metric[name][step] == value, (name, step)
-    merged = {**first.recorder.metric.get("loss", {}), **second.recorder.metric.get("loss", {})}
-    assert merged == whole.recorder.metric["loss"]
-
-
-def test_two_runs_with_one_seed_are_the_same_and_with_two_are_not(tiny_folder, load):
-    results = []
-    for seed in (0, 0, 1):
-        policy = load(tiny_folder)
-        run_of(policy, spec_of(training={"seed": seed})).go()
-        results.append(weights(policy))
-    assert torch.equal(results[0], results[1])
-    assert not torch.equal(results[0], results[2])
-
-
-def test_checkpoints_load_with_plain_transformers(tiny_folder, load, tmp_path):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    policy, spec = load(tiny_folder), spec_of()
-    optimizer = build_optimizer(policy, spec.training)
-    run_of(policy, spec, optimizer=optimizer, save=saver(tmp_path, policy, optimizer, spec)).go()
-    folder = tmp_path / "step-5"
-    loaded = AutoModelForCausalLM.from_pretrained(folder)
-    ids = torch.tensor([[3, 4, 5]])
-    assert torch.equal(loaded(ids).logits, policy.model(ids).logits)
-    assert AutoTokenizer.from_pretrained(folder)("a b")["input_ids"] == policy.tokenizer("a b")["input_ids"]
-    manifest = json.loads((folder / "manifest.json").read_text())
-    on_disk = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-    assert {f["path"] for f in manifest["files"]} == on_disk - {"manifest.json"}
-    assert not [p for p in on_disk if p.endswith((".bin", ".pt", ".pkl", ".pth"))]
-    state = json.loads((folder / "state" / "job.json").read_text())
-    assert JobSpec.model_validate(state["spec"]) == spec
-
-
-def test_adapter_checkpoints_load_with_plain_peft(tiny_folder, load, tmp_path):
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    spec = spec_of(adapter={"type": "lora", "r": 4})
-    policy = load(tiny_folder, adapter=spec.adapter)
-    optimizer = build_optimizer(policy, spec.training)
-    run_of(policy, spec, optimizer=optimizer, save=saver(tmp_path, policy, optimizer, spec)).go()
-    folder = tmp_path / "step-5"
-    loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_folder), folder)
-    ids = torch.tensor([[3, 4, 5]])
-    assert torch.allclose(loaded(ids).logits, policy.model(ids).logits, atol=1e-6)
-    assert str(tiny_folder) not in (folder / "adapter_config.json").read_text()
-
-
 # --- judges that fail ---
 
 
@@ -468,8 +229,3 @@ def test_state_survives_json():
     state.null_shares.append(0.1)
     again = TrainerState.from_json(json.loads(json.dumps(state.to_json())))
     assert again == state
-
-
-def test_groups_are_recorded_with_everything():
-    group = CompletionGroup(PROMPTS[0], [Completion([4, 1], [-0.5, -0.25], "stop", "b")])
-    assert group.scored is None

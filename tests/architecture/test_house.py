@@ -1,0 +1,134 @@
+"""The house: what the import contracts cannot say."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 400
+
+
+def files(*folders):
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def test_files_are_short():
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in files("service", "workers", "migrations", "examples", "tests", "benchmarks")
+        if (lines := len(path.read_text().splitlines())) > LIMIT and path != Path(__file__)
+    }
+    assert long == {}, "split these"
+
+
+def test_configs_and_registries_are_two_ends_of_one_list():
+    from service.domain.algorithm import ALGORITHM_CONFIGS
+    from service.domain.grader import GRADER_CONFIGS
+    from workers.algorithms import ALGORITHMS
+    from workers.graders import GRADERS
+
+    assert set(ALGORITHM_CONFIGS) == set(ALGORITHMS)
+    assert set(GRADER_CONFIGS) == set(GRADERS)
+    for configs in (ALGORITHM_CONFIGS, GRADER_CONFIGS):
+        for name, config in configs.items():
+            assert config.model_fields["type"].annotation.__args__ == (name,)
+
+
+def test_the_union_accepts_exactly_the_registered_types():
+    from typing import get_args
+
+    from service.domain.algorithm import ALGORITHM_CONFIGS, AlgorithmConfig
+    from service.domain.grader import GRADER_CONFIGS, Grader
+
+    for union, configs in ((AlgorithmConfig, ALGORITHM_CONFIGS), (Grader, GRADER_CONFIGS)):
+        assert set(get_args(get_args(union)[0])) == set(configs.values())
+
+
+@pytest.mark.parametrize("module", ["service.app", "workers.app", "service.cli.main", "service.local.stack"])
+def test_importing_it_leaves_torch_alone(module):
+    code = (
+        "import os, sys; os.environ['GRAPE_SECRET_KEY'] = 'x' * 64\n"
+        f"import {module}\n"
+        "heavy = {'torch', 'transformers', 'peft', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_command_line_imports_neither_server_nor_database():
+    code = "import sys, service.cli.main; assert not {'sqlalchemy', 'fastapi', 'celery'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_every_resource_room_stands_in_the_independence_contract():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    named = next(c["modules"] for c in contracts if c["name"] == "resources do not know each other")
+    rooms = {f"service.{path.parent.name}" for path in (ROOT / "service").glob("*/endpoints.py")}
+    assert set(named) == rooms
+    algorithms = next(c["modules"] for c in contracts if c["name"] == "algorithms do not know each other")
+    on_disk = {f"workers.algorithms.{p.stem}" for p in (ROOT / "workers/algorithms").glob("*.py")}
+    assert set(algorithms) == on_disk - {"workers.algorithms.__init__", "workers.algorithms.base"}
+
+
+def test_only_settings_read_the_environment():
+    """Settings are built in composition roots and handed down; these files are such roots, or clients."""
+    allowed = {
+        "service/config.py", "service/client.py", "service/cli/common.py", "service/cli/authoring.py", "service/local/stack.py",
+    }  # fmt: skip
+    readers = {
+        str(path.relative_to(ROOT))
+        for path in files("service", "workers")
+        if any(text in path.read_text() for text in ("os.environ", "getenv("))
+    }
+    assert readers <= allowed
+    builders = {
+        str(path.relative_to(ROOT))
+        for path in files("service", "workers", "migrations")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Settings"
+    }
+    assert builders == {
+        "service/app.py",
+        "service/db/migrate.py",
+        "workers/context.py",
+        "workers/child.py",
+        "migrations/env.py",
+    }
+
+
+def test_nothing_unpickles_and_nothing_evaluates():
+    for path in files("service", "workers"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                assert not {alias.name for alias in node.names} & {"pickle", "marshal", "shelve"}, path
+            if isinstance(node, ast.Call):
+                name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+                assert name not in {"eval", "exec", "sympify"} or (
+                    name == "eval" and isinstance(node.func, ast.Attribute)
+                ), path
+                if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
+                    assert (node.func.value.id, name) != ("torch", "load"), path
+                for keyword in node.keywords:
+                    if keyword.arg == "trust_remote_code":
+                        assert keyword.value.value is False, path
+
+
+def test_the_readme_knows_every_room():
+    readme = (ROOT / "README.md").read_text()
+    rooms = [p.parent for p in (ROOT / "service").glob("*/__init__.py")] + [
+        p.parent for p in (ROOT / "workers").glob("*/__init__.py")
+    ]
+    missing = [f"{r.parent.name}/{r.name}" for r in rooms if f"{r.name}/" not in readme]
+    assert missing == []
+
+
+def test_packages_have_no_registry_and_no_machine_in_them():
+    for path in (ROOT / "Makefile", ROOT / "constraints.txt", ROOT / "pyproject.toml", ROOT / "docker-compose.yml"):
+        text = path.read_text()
+        assert "/work/" not in text
+        assert "index-url" not in text
+        assert "find-links =" not in text

@@ -1,0 +1,154 @@
+"""The loop with graders and recorders handed in."""
+
+import torch
+
+from service.domain.grade import Cell
+from service.domain.job import JobSpec, resolved
+from service.domain.rubric import DEFAULT_AGGREGATION
+from service.domain.scoring import CriterionWeight
+from workers.algorithms import ALGORITHMS
+from workers.algorithms.base import Demonstration
+from workers.training.environment import Rollouts, TrainingEnvironment
+from workers.training.evaluation import Evaluation
+from workers.training.loop import Run
+from workers.training.optim import build_optimizer
+from workers.training.ports import Interrupted
+from workers.training.state import TrainerState
+from workers.types import Prompt
+
+PROMPTS = [Prompt(f"ds:{k}", [3 + k, 4 + k], {"id": f"ds:{k}", "messages": []}) for k in range(6)]
+CRITERIA = [CriterionWeight("even", 2.0, judged=False), CriterionWeight("said", 1.0)]
+
+
+class Recorder:
+    """Keeps what it is given."""
+
+    def __init__(self):
+        self.metric, self.events, self.groups, self.step = {}, [], [], 0
+
+    def metrics(self, step, values):
+        for name, value in values.items():
+            self.metric.setdefault(name, {})[step] = value
+
+    def progress(self, step):
+        self.step = step
+
+    def completions(self, step, purpose, groups):
+        self.groups.append((step, purpose, groups))
+
+    def event(self, kind, data):
+        self.events.append((kind, data))
+
+
+class Control:
+    """Interrupts at the n-th check."""
+
+    def __init__(self, at=None):
+        self.at, self.count = at, 0
+
+    def check(self):
+        self.count += 1
+        if self.count == self.at:
+            raise Interrupted("pause")
+
+
+class Grader:
+    """Grades by token ids; `fails(step)` says which judged cells come back null."""
+
+    def __init__(self, fails=lambda step, index: False):
+        self.fails, self.forgotten = fails, []
+
+    def start(self, purpose, step):
+        outer = self
+
+        class Grading:
+            def submit(self, group):
+                group.cells = [outer.cells(step, i, c) for i, c in enumerate(group.completions)]
+
+            def finish(self):
+                pass
+
+            def forget(self):
+                outer.forgotten.append(step)
+
+        return Grading()
+
+    def cells(self, step, index, completion):
+        even = sum(t % 2 == 0 for t in completion.tokens) / len(completion.tokens)
+        said = {"criterion": "said", "grader": "judge"}
+        if self.fails(step, index):
+            cell = Cell(status="timeout", reason="too slow", **said)
+        else:
+            cell = Cell(
+                status="ok",
+                score=(len(completion.tokens) % 3) / 2,
+                confidence=0.25 + 0.5 * even,
+                confidence_source="verbal",
+                **said,
+            )
+        return {
+            "even": Cell(
+                criterion="even", grader="regex", status="ok", score=even, confidence=1.0, confidence_source="verifier"
+            ),
+            "said": cell,
+        }
+
+
+def spec_of(kind="grape", **changes):
+    body = {
+        "algorithm": {"type": kind, **changes.pop("algorithm", {})},
+        "policy": {"model": "mdl_0"},
+        "data": {"prompts": "ds_0", "demonstrations": "ds_1"} if kind == "sft" else {"prompts": "ds_0"},
+        "rollout": {"group_size": 4, "prompts_per_step": 3, "max_completion_tokens": 8},
+        "training": {"steps": 5, "learning_rate": 0.01, **changes.pop("training", {})},
+        **changes,
+    }
+    if kind != "sft":
+        body["rubric"] = {"id": "rub_0"}
+    spec = resolved(JobSpec.model_validate(body))
+    if kind in ("grape", "grpo"):
+        aggregation = spec.algorithm.aggregation.over(DEFAULT_AGGREGATION)
+        if kind == "grpo":
+            aggregation = aggregation.model_copy(update={"weighting": "uniform"})
+        spec = spec.model_copy(update={"algorithm": spec.algorithm.model_copy(update={"aggregation": aggregation})})
+    return spec
+
+
+def algorithm_of(spec):
+    return ALGORITHMS[spec.algorithm.type](spec, CRITERIA)
+
+
+def run_of(policy, spec, *, state=None, control=None, grader=None, save=None, optimizer=None, evaluate=False):
+    recorder, control, grader = Recorder(), control or Control(), grader or Grader()
+    state = state or TrainerState()
+    algorithm = algorithm_of(spec)
+    rollouts = Rollouts(policy, grader, control, spec.training.seed, spec.rollout.max_completion_tokens)
+    environment = TrainingEnvironment(
+        spec, state, recorder, prompts=PROMPTS, rollouts=rollouts, max_null_share=0.1,
+        demonstrations=[Demonstration(f"d{k}", [3 + k], [5 + k, 6, 1], 1.0 + k) for k in range(10)],
+    )  # fmt: skip
+    evaluation = Evaluation(rollouts, recorder, PROMPTS[:2], CRITERIA, 0.0, 1) if evaluate else None
+    return Run(
+        spec=spec, steps=spec.training.steps, algorithm=algorithm, policy=policy,
+        optimizer=optimizer or build_optimizer(policy, spec.training), environment=environment, evaluation=evaluation,
+        state=state, recorder=recorder, control=control, save=save or (lambda state: None),
+    )  # fmt: skip
+
+
+def gradient(policy, algorithm, batch):
+    """The summed gradient of a batch, before any step."""
+    policy.model.zero_grad()
+    for piece in policy.microbatches(batch):
+        algorithm.loss(policy, piece).loss.backward()
+    return torch.cat([p.grad.flatten() for p in policy.parameters()])
+
+
+def weights(policy):
+    return torch.cat([p.detach().flatten().clone() for p in policy.parameters()])
+
+
+def rollout(policy, spec, grader=None):
+    """Groups of one step, scored."""
+    run = run_of(policy, spec, grader=grader)
+    run.algorithm.collect(run.environment)
+    return run.algorithm, run.recorder.groups[0][2]
