@@ -67,13 +67,11 @@ class PollThread:
             self.context.nursery.close()
 
     def _train(self) -> None:
-        runner = self.context.runner
-        if not runner.idle.is_set():
-            return
-        # Only this thread starts children (see workers.nursery); the job itself runs in a thread of its own, so that
-        # leases of other jobs are still looked after.
+        # Only this thread starts children (see workers.nursery), the next one while a job still runs, so that the job after it
+        # need not wait for imports. A job runs in a thread of its own, so that leases of other jobs are still looked after.
         self.context.nursery.tend()
-        threading.Thread(target=self._run_jobs, name="run", daemon=True).start()
+        if self.context.runner.idle.is_set():
+            threading.Thread(target=self._run_jobs, name="run", daemon=True).start()
 
     def _run_jobs(self) -> None:
         try:

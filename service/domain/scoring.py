@@ -105,7 +105,7 @@ def mean(values: Iterable[float]) -> float:
 
 
 def unbiased_std(values: Sequence[float]) -> float:
-    """√(Σ(x−x̄)²/(n−1)) in two passes, so that equal values give exactly 0; 0 for fewer than two."""
+    """√(Σ(x−x̄)²/(n−1)) in two passes, so that equal values leave at most a rounding of the mean; 0 for fewer than two."""
     if len(values) < 2:
         return 0.0
     centre = mean(values)

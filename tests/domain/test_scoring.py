@@ -313,7 +313,8 @@ def test_no_spread_means_a_tiny_range(values):
     width = max(values) - min(values)
     assert has_spread(values) == (width > 1e-9 + 1e-6 * max(abs(v) for v in values))
     if len(set(values)) == 1:
-        assert unbiased_std(values) == 0.0
+        # The one-pass formula leaves 1e-8·|x| here; two passes leave the rounding of one mean.
+        assert unbiased_std(values) <= 1e-15 * abs(values[0])
 
 
 def test_plain_reward_is_null_with_a_hole_and_ignores_confidence():
