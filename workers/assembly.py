@@ -6,7 +6,7 @@ code and a sentence, before anything is trained.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from service.domain.dataset import DemonstrationRow, PromptRow
 from service.domain.job import JobSpec
 from service.domain.job_state import JobFailure
 from service.domain.rubric import RubricContent
-from workers.advantages.group import criterion_weights
 from workers.algorithms import ALGORITHMS
 from workers.algorithms.base import Demonstration
 from workers.graders.rubric import Desk, RubricGrader
@@ -57,7 +56,7 @@ def assemble(materials: Materials) -> Run:
     spec, state = materials.spec, TrainerState()
     if materials.resume is not None:
         state = read_trainer_state(materials.resume)
-    algorithm = ALGORITHMS[spec.algorithm.type](spec, _criteria(materials.resolved.get("rubric")))
+    algorithm = ALGORITHMS[spec.algorithm.type](spec)
     policy = load_policy(
         materials.files,
         adapter=spec.adapter,
@@ -95,10 +94,6 @@ def assemble(materials: Materials) -> Run:
     return run
 
 
-def _criteria(rubric: dict[str, Any] | None) -> Sequence[Any]:
-    return criterion_weights(RubricContent.model_validate(rubric["content"]).criteria) if rubric else ()
-
-
 def _grader(materials: Materials, rubric: str) -> RubricGrader:
     version = materials.resolved[rubric]
     return RubricGrader(RubricContent.model_validate(version["content"]), version["hash"], materials.desk(rubric))
@@ -127,7 +122,6 @@ def _evaluation(materials: Materials, policy: CausalPolicy) -> Evaluation | None
         rollouts=_rollouts(materials, policy, grader),
         recorder=materials.recorder,
         prompts=_prompts(materials, data, policy, grader),
-        criteria=_criteria(materials.resolved[rubric]),
         temperature=temperature,
         samples=samples,
     )

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from service.domain.grade import Cell
-from service.domain.scoring import ScoredGroup
+from service.domain.scoring import CriterionWeight, ScoredGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,8 @@ class CompletionGroup:
 
     prompt: Prompt
     completions: list[Completion]
+    criteria: list[CriterionWeight] = field(default_factory=list)
+    """What this prompt is graded on, as aggregation needs it; the grader sets it."""
     cells: list[dict[str, Cell]] = field(default_factory=list)
     scored: ScoredGroup | None = None
 
@@ -50,6 +52,7 @@ class CompletionGroup:
 class PolicyBatch:
     """What one optimizer step of a policy-gradient algorithm learns from.
 
+    `advantages_B_T[b][t]` is the advantage of token t: the same for all tokens of a completion unless credit is given by step.
     `prompt_of_B` names the prompt of each completion. `tokens_in_step` and `sequences_in_step` are the denominators of the
     whole optimizer step: they count every member of every group, also of the groups that were left out because their
     gradient is exactly zero.
@@ -58,7 +61,7 @@ class PolicyBatch:
     prompts_P_T: list[list[int]]
     tokens_B_T: list[list[int]]
     logprobs_B_T: list[list[float]]
-    advantages_B: list[float]
+    advantages_B_T: list[list[float]]
     prompt_of_B: list[int]
     tokens_in_step: int
     sequences_in_step: int
@@ -73,7 +76,7 @@ class PolicyBatch:
             [self.prompts_P_T[p] for p in used],
             [self.tokens_B_T[b] for b in rows],
             [self.logprobs_B_T[b] for b in rows],
-            [self.advantages_B[b] for b in rows],
+            [self.advantages_B_T[b] for b in rows],
             [place[self.prompt_of_B[b]] for b in rows],
             self.tokens_in_step,
             self.sequences_in_step,

@@ -41,12 +41,11 @@ class CellOut(BaseModel):
         """From its row."""
         same = ("criterion", "status", "family", "reason", "score", "confidence", "confidence_source", "reasoning", "votes",
                 "vote_variance", "grader", "fingerprint", "cached", "attempts", "latency_ms", "tokens_in", "tokens_out",
-                "audit")  # fmt: skip
+                "audit", "steps")  # fmt: skip
         return cls(
             critique=row.critique_id,
             judge=row.judge_id,
             revision=row.judge_revision,
-            steps=None,
             **{name: getattr(row, name) for name in same},
         )
 

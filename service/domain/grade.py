@@ -18,6 +18,9 @@ CellStatus = Literal[
     "timeout",
     "rate_limited",
     "infra_error",
+    "sandbox_unavailable",
+    "sandbox_error",
+    "budget",
 ]
 
 Family = Literal["infra", "subject"]
@@ -32,10 +35,31 @@ FAMILIES: dict[str, Family | None] = {
     "timeout": "infra",
     "rate_limited": "infra",
     "infra_error": "infra",
+    "sandbox_unavailable": "infra",
+    "sandbox_error": "infra",
+    "budget": "infra",
 }
 """Whose side a null lies on: the graders' machinery (`infra`), or what the judge made of the subject."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class StepCell(Value):
+    """One step of a completion on a step criterion: characters `start`..`end` of the text, and its score or why there is none."""
+
+    start: Annotated[int, Field(ge=0)]
+    end: Annotated[int, Field(ge=0)]
+    status: CellStatus
+    score: Share | None = None
+    confidence: Share | None = None
+    reasoning: str | None = None
+    reason: str | None = None
+
+    @model_validator(mode="after")
+    def _score_if_ok(self) -> StepCell:
+        if (self.status == "ok") != (self.score is not None):
+            refuse((("score",), "invalid_cell", "a step has a score exactly if its status is ok"))
+        return self
 
 
 class Cell(Value):
@@ -46,7 +70,7 @@ class Cell(Value):
     reason: str | None = None
     score: Share | None = None
     confidence: Share | None = None
-    confidence_source: Literal["verifier", "verbal", "votes"] | None = None
+    confidence_source: Literal["verifier", "verbal", "votes", "logprob", "reward_model"] | None = None
     reasoning: str | None = None
     votes: int = 1
     vote_variance: float | None = None
@@ -54,6 +78,8 @@ class Cell(Value):
     judge: str | None = None
     revision: int | None = None
     fingerprint: str | None = None
+    steps: list[StepCell] | None = None
+    cached: bool = False
     attempts: int = 1
     latency_ms: float = 0.0
     tokens_in: int = 0

@@ -25,8 +25,8 @@ def _http_url(url: str) -> str:
 Url = Annotated[str, StringConstraints(max_length=2000, strip_whitespace=True), AfterValidator(_http_url)]
 
 
-Confidence = Literal["verbal", "votes", "none"]
-"""Where a judge's confidence comes from: what it says, the agreement of its votes, or nowhere."""
+Confidence = Literal["verbal", "logprob", "votes", "none"]
+"""Where a judge's confidence comes from: what it says, its answer tokens' probabilities, the agreement of its votes, or nowhere."""
 
 Votes = Annotated[int, Field(ge=1, le=32)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
@@ -53,6 +54,51 @@ class LevelScale(Value):
 Scale = Annotated[BooleanScale | UnitScale | LevelScale, Field(discriminator="type")]
 
 
+class Gate(Value):
+    """What a criterion does to the whole reward when its score is below `threshold` (grape.md §3).
+
+    `required`: the reward becomes 0. `cap`: the reward is multiplied by `cap`, which keeps the order of what was gated.
+    """
+
+    mode: Literal["required", "cap"]
+    threshold: Share = 0.5
+    cap: Annotated[float, Field(ge=0, lt=1)] | None = None
+
+    @model_validator(mode="after")
+    def _cap_goes_with_cap(self) -> Gate:
+        if (self.mode == "cap") != (self.cap is not None):
+            refuse(
+                (
+                    ("cap",),
+                    "invalid_gate",
+                    "a gate of mode 'cap' needs 'cap', the factor of the reward; 'required' has none",
+                )
+            )
+        return self
+
+    @property
+    def factor(self) -> float:
+        """What the reward is multiplied by when the gate trips."""
+        return 0.0 if self.cap is None else self.cap
+
+
+class AppliesTo(Value):
+    """The prompts that a criterion is for: one of the categories, and one of the tags, where these are named."""
+
+    categories: Annotated[list[Name], Field(min_length=1)] | None = None
+    tags: Annotated[list[Name], Field(min_length=1)] | None = None
+
+    def matches(self, category: str | None, tags: Sequence[str]) -> bool:
+        """Decided per prompt, before grading; never per completion."""
+        if self.categories is not None and category not in self.categories:
+            return False
+        return self.tags is None or any(tag in self.tags for tag in tags)
+
+
+BLANK_LINES = r"\n[ \t]*\n\s*"
+"""What steps are separated by unless the criterion names a pattern of its own."""
+
+
 class Criterion(Value):
     """One thing that is graded."""
 
@@ -65,6 +111,11 @@ class Criterion(Value):
     audit: bool = False
     default_confidence: Share | None = None
     tags: list[Name] = []
+    applies_to: AppliesTo | None = None
+    gate: Gate | None = None
+    scope: Literal["completion", "step"] = "completion"
+    step_separator: Annotated[Text, StringConstraints(min_length=1, max_length=1000)] | None = None
+    step_pooling: Literal["mean", "min"] = "mean"
     grader: Grader
 
     @model_validator(mode="after")
@@ -104,6 +155,16 @@ class Criterion(Value):
             )
         return self
 
+    @model_validator(mode="after")
+    def _gates_and_steps(self) -> Criterion:
+        if self.gate is not None and self.audit:
+            refuse((("gate",), "invalid_gate", "an audit criterion stands outside the reward, so it cannot gate it"))
+        if self.scope != "step":
+            for name in ("step_separator", "step_pooling"):
+                if name in self.model_fields_set and getattr(self, name) != type(self).model_fields[name].default:
+                    refuse(((name,), "invalid_option", f"'{name}' goes with scope 'step'"))
+        return self
+
     @property
     def effective_weight(self) -> float:
         """The author's weight; 1 for an audit criterion without one."""
@@ -113,11 +174,15 @@ class Criterion(Value):
 class Aggregation(Value):
     """How cells become a reward (grape.md §4); absent fields are inherited, at last from `DEFAULT_AGGREGATION`."""
 
-    weighting: Literal["confidence", "uniform"] | None = None
-    confidence_exponent: Annotated[float, Field(gt=0, le=8)] | None = None
-    pooling: Literal["group"] | None = None
+    weighting: Literal["confidence", "uniform", "inverse_variance", "healthbench"] | None = None
+    confidence_exponent: Annotated[float, Field(ge=0, le=8)] | None = None
+    pooling: Literal["group", "shrunk"] | None = None
     min_coverage: Share | None = None
+    on_subject_null: Literal["impute", "lowest_observed"] | None = None
     max_null_share: Share | None = None
+    min_group_confidence: Share | None = None
+    max_weight_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    prompt_criteria_weight: Annotated[float, Field(gt=0, le=1e9)] | None = None
 
     def over(self, base: Aggregation) -> Aggregation:
         """These fields where they are set, those of `base` elsewhere."""
@@ -126,7 +191,15 @@ class Aggregation(Value):
 
 
 DEFAULT_AGGREGATION = Aggregation(
-    weighting="confidence", confidence_exponent=1.0, pooling="group", min_coverage=0.5, max_null_share=0.1
+    weighting="confidence",
+    confidence_exponent=1.0,
+    pooling="group",
+    min_coverage=0.5,
+    on_subject_null="impute",
+    max_null_share=0.1,
+    min_group_confidence=0.0,
+    max_weight_share=None,  # off
+    prompt_criteria_weight=1.0,
 )
 
 

@@ -46,7 +46,7 @@ class ScoredCell:
 class ScoringOptions:
     """The resolved `aggregation` and `advantage` options of a job."""
 
-    weighting: Literal["confidence", "uniform"] = "confidence"
+    weighting: Literal["confidence", "uniform", "inverse_variance", "healthbench"] = "confidence"
     confidence_exponent: float = 1.0
     min_coverage: float = 0.5
     baseline: Literal["group_mean", "leave_one_out"] = "group_mean"

@@ -55,14 +55,16 @@ class Control:
 class Grader:
     """Grades by token ids; `fails(step)` says which judged cells come back null."""
 
-    def __init__(self, fails=lambda step, index: False):
+    def __init__(self, fails=lambda step, index: False, criteria=None):
         self.fails, self.forgotten = fails, []
+        self.criteria = criteria or CRITERIA
 
     def start(self, purpose, step):
         outer = self
 
         class Grading:
             def submit(self, group):
+                group.criteria = outer.criteria
                 group.cells = [outer.cells(step, i, c) for i, c in enumerate(group.completions)]
 
             def finish(self):
@@ -115,7 +117,7 @@ def spec_of(kind="grape", **changes):
 
 
 def algorithm_of(spec):
-    return ALGORITHMS[spec.algorithm.type](spec, CRITERIA)
+    return ALGORITHMS[spec.algorithm.type](spec)
 
 
 def run_of(policy, spec, *, state=None, control=None, grader=None, save=None, optimizer=None, evaluate=False):
@@ -127,7 +129,7 @@ def run_of(policy, spec, *, state=None, control=None, grader=None, save=None, op
         spec, state, recorder, prompts=PROMPTS, rollouts=rollouts, max_null_share=0.1,
         demonstrations=[Demonstration(f"d{k}", [3 + k], [5 + k, 6, 1], 1.0 + k) for k in range(10)],
     )  # fmt: skip
-    evaluation = Evaluation(rollouts, recorder, PROMPTS[:2], CRITERIA, 0.0, 1) if evaluate else None
+    evaluation = Evaluation(rollouts, recorder, PROMPTS[:2], 0.0, 1) if evaluate else None
     return Run(
         spec=spec, steps=spec.training.steps, algorithm=algorithm, policy=policy,
         optimizer=optimizer or build_optimizer(policy, spec.training), environment=environment, evaluation=evaluation,

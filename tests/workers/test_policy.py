@@ -41,7 +41,10 @@ def batch_of(groups, prompts=PROMPTS, temperature=1.0, advantages=None):
         prompts_P_T=prompts,
         tokens_B_T=tokens,
         logprobs_B_T=[s.logprobs for g in groups for s in g],
-        advantages_B=advantages or [0.1 * (k % 5) - 0.2 for k in range(len(tokens))],
+        advantages_B_T=[
+            [a] * len(t)
+            for a, t in zip(advantages or [0.1 * (k % 5) - 0.2 for k in range(len(tokens))], tokens, strict=True)
+        ],
         prompt_of_B=[p for p, g in enumerate(groups) for _ in g],
         tokens_in_step=sum(map(len, tokens)),
         sequences_in_step=len(tokens),
@@ -120,7 +123,7 @@ def test_pieces_add_up_and_fit(tiny_folder, load, budget):
     groups = sample(policy)
     batch = batch_of(groups, advantages=[rng.uniform(-1, 1) for _ in range(12)])
     pieces = list(policy_pieces(batch, budget))
-    assert sorted(a for piece in pieces for a in piece.advantages_B) == sorted(batch.advantages_B)
+    assert sorted(a for piece in pieces for a in piece.advantages_B_T) == sorted(batch.advantages_B_T)
     for piece in pieces:
         padded = len(piece.prompts_P_T) * max(map(len, piece.prompts_P_T)) + len(piece.tokens_B_T) * max(
             map(len, piece.tokens_B_T)

@@ -84,7 +84,7 @@ def test_skipping_groups_without_signal_is_exact(tiny_folder, load, aggregation)
 def algorithm_scored(algorithm, group):
     from workers.advantages.group import group_advantages
 
-    return group_advantages(algorithm.criteria, group.cells, algorithm.options, {})
+    return group_advantages(group.criteria, group.cells, algorithm.options, {})
 
 
 def test_with_a_kl_penalty_nothing_is_skipped(tiny_folder, load):
@@ -130,8 +130,7 @@ def test_one_criterion_makes_grape_grpo_to_the_bit(tiny_folder, load):
     results = []
     for kind in ("grape", "grpo"):
         policy, spec = load(tiny_folder), spec_of(kind)
-        run = run_of(policy, spec)
-        run.algorithm.criteria = [CriterionWeight("said", 3.0)]
+        run = run_of(policy, spec, grader=Grader(criteria=[CriterionWeight("said", 3.0)]))
         run.go()
         results.append(weights(policy))
     assert torch.equal(*results)
@@ -150,7 +149,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tiny_folder, load):
     policy, spec = load(tiny_folder), spec_of()
     algorithm, groups = rollout(policy, spec)
     batch = algorithm.batch_of(groups)
-    batch.advantages_B[0] = float("nan")
+    batch.advantages_B_T[0][0] = float("nan")
     before = weights(policy)
     with pytest.raises(JobFailure) as caught:
         algorithm.update(policy, batch, build_optimizer(policy, spec.training))

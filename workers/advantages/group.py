@@ -5,23 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from service.domain.grade import Cell
-from service.domain.grader import JudgeGrader
-from service.domain.rubric import Criterion
 from service.domain.scoring import CriterionWeight, ScoredCell, ScoredGroup, ScoringOptions, score_group
-
-
-def criterion_weights(criteria: Sequence[Criterion]) -> list[CriterionWeight]:
-    """What aggregation needs to know of a rubric."""
-    return [
-        CriterionWeight(
-            key=c.key,
-            weight=c.effective_weight,
-            judged=isinstance(c.grader, JudgeGrader),
-            audit=c.audit,
-            default_confidence=c.default_confidence,
-        )
-        for c in criteria
-    ]
 
 
 def scored_row(cells: Mapping[str, Cell]) -> dict[str, ScoredCell]:

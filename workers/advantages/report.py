@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from service.domain.scoring import CriterionWeight, mean
+from service.domain.scoring import mean
 from workers.types import CompletionGroup
 
 
-def rollout_metrics(groups: Sequence[CompletionGroup], criteria: Sequence[CriterionWeight]) -> dict[str, float]:
+def rollout_metrics(groups: Sequence[CompletionGroup]) -> dict[str, float]:
     """Means over the step. A series without a value in this step is left out, never 0."""
     values: dict[str, list[float]] = defaultdict(list)
     cells = nulls = infra_nulls = silent = 0

@@ -85,13 +85,12 @@ class Collected:
 
 
 class Algorithm:
-    """The base: plain gradient steps on `loss`. `criteria` is the job's rubric in the form that aggregation needs."""
+    """The base: plain gradient steps on `loss`."""
 
     trains = True
 
-    def __init__(self, spec: JobSpec, criteria: Sequence[Any] = ()) -> None:
+    def __init__(self, spec: JobSpec) -> None:
         self.spec = spec
-        self.criteria = list(criteria)
 
     @property
     def needs_reference(self) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from service.domain.algorithm import OnPolicyConfig
 from service.domain.job import JobSpec
-from service.domain.scoring import CriterionWeight, ScoringOptions
+from service.domain.scoring import ScoringOptions
 from workers.advantages.group import group_advantages
 from workers.advantages.report import rollout_metrics
 from workers.algorithms.base import Algorithm, Collected, Environment, Policy
@@ -22,8 +22,8 @@ from workers.types import CompletionGroup, LossOutput, PolicyBatch, flatten
 class Grape(Algorithm):
     """Sample a group per prompt, grade it by the rubric, weight by confidence, compare within the group, update."""
 
-    def __init__(self, spec: JobSpec, criteria: Sequence[CriterionWeight] = ()) -> None:
-        super().__init__(spec, criteria)
+    def __init__(self, spec: JobSpec) -> None:
+        super().__init__(spec)
         assert isinstance(spec.algorithm, OnPolicyConfig)
         self.config = spec.algorithm
         aggregation, advantage = self.config.aggregation, self.config.advantage
@@ -49,11 +49,11 @@ class Grape(Algorithm):
         history = environment.confidence_history
 
         def score(group: CompletionGroup) -> None:
-            group.scored = group_advantages(self.criteria, group.cells, self.options, history)
+            group.scored = group_advantages(group.criteria, group.cells, self.options, history)
 
         prompts = environment.next_prompts(self.spec.rollout.prompts_per_step)
         groups = environment.rollout(prompts, score)
-        environment.report(rollout_metrics(groups, self.criteria))
+        environment.report(rollout_metrics(groups))
         return Collected(self.batch_of(groups), self.config.inner_epochs)
 
     def batch_of(self, groups: Sequence[CompletionGroup], *, skip: bool = True) -> PolicyBatch:
@@ -76,10 +76,11 @@ class Grape(Algorithm):
             for i in members:
                 batch.tokens_B_T.append(group.completions[i].tokens)
                 batch.logprobs_B_T.append(group.completions[i].logprobs)
-                batch.advantages_B.append(group.scored.completions[i].advantage or 0.0)
+                advantage = group.scored.completions[i].advantage or 0.0
+                batch.advantages_B_T.append([advantage] * len(group.completions[i].tokens))
                 batch.prompt_of_B.append(len(batch.prompts_P_T) - 1)
         return PolicyBatch(
-            batch.prompts_P_T, batch.tokens_B_T, batch.logprobs_B_T, batch.advantages_B, batch.prompt_of_B,
+            batch.prompts_P_T, batch.tokens_B_T, batch.logprobs_B_T, batch.advantages_B_T, batch.prompt_of_B,
             tokens, sequences, batch.max_completion_tokens, batch.temperature,
         )  # fmt: skip
 
@@ -94,7 +95,7 @@ class Grape(Algorithm):
         flat = policy.logprobs(batch)
         objective, kl = self.config.objective, self.config.kl
         old = flatten(batch.logprobs_B_T, policy.device)
-        advantages = torch.tensor(batch.advantages_B, device=policy.device, dtype=torch.float32)[flat.sequence]
+        advantages = flatten(batch.advantages_B_T, policy.device)
         token_ratio = log_ratio(flat.logprobs, old)
         ratio = token_ratio
         if objective.ratio == "sequence":

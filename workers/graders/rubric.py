@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from service.domain.base import content_hash
+from service.domain.criteria import criterion_weights
 from service.domain.grade import Cell
 from service.domain.grader import JudgeGrader, templates_of
 from service.domain.rubric import Criterion, RubricContent
@@ -66,6 +67,7 @@ class GroupGrading:
     def submit(self, group: CompletionGroup) -> None:
         """Verify at once; ask the judges."""
         view = group.prompt.view
+        group.criteria = criterion_weights(self.grader.content.criteria)
         group.cells = [{c.key: verify(c, view, x.text) for c in self.grader.verified} for x in group.completions]
         if self.grader.judged:
             key = self._key(group)

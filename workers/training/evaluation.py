@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.domain.scoring import CriterionWeight, ScoringOptions, mean
+from service.domain.scoring import ScoringOptions, mean
 from workers.advantages.group import group_advantages
 from workers.advantages.report import judge_retries
 from workers.training.environment import Rollouts
@@ -21,7 +21,6 @@ class Evaluation:
     rollouts: Rollouts
     recorder: Recorder
     prompts: list[Prompt]
-    criteria: Sequence[CriterionWeight]
     temperature: float
     samples: int
 
@@ -32,7 +31,7 @@ class Evaluation:
         )
         for group in groups:
             # Reward and advantage are shown as for uniform weights; nothing trains on them.
-            group.scored = group_advantages(self.criteria, group.cells, ScoringOptions(weighting="uniform"), {})
+            group.scored = group_advantages(group.criteria, group.cells, ScoringOptions(weighting="uniform"), {})
         self.recorder.completions(step, "evaluation", groups)
         metrics = {f"evaluation.{name}": value for name, value in summary(groups).items()}
         self.recorder.metrics(step, metrics)

@@ -85,6 +85,7 @@ class CellRow(Base):
     tokens_in: Mapped[int]
     tokens_out: Mapped[int]
     audit: Mapped[bool]
+    steps: Mapped[Json | None]
 
 
 class CellBatch(Base):

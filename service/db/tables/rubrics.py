@@ -37,6 +37,7 @@ class RubricVersion(Base):
     message: Mapped[str]
     author: Mapped[str]
     created_at: Mapped[Created]
+    resolved: Mapped[Json | None]
 
 
 class RubricAlias(Base):

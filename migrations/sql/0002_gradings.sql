@@ -1,0 +1,3 @@
+-- Gradings: texts, rows or stored completions graded by a rubric version, without a job.
+
+ALTER TABLE cells ADD COLUMN steps jsonb;

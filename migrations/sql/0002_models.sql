@@ -1,0 +1,3 @@
+-- Reward models: the constants that turn their outputs into scores.
+
+SELECT 1;

@@ -1,0 +1,1 @@
+ALTER TABLE rubric_versions DROP COLUMN resolved;

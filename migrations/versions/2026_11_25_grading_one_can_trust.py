@@ -1,0 +1,37 @@
+"""Grading one can trust: resolved rubrics, step cells, gradings without a job, the cell cache, endpoint limits.
+
+One SQL file per topic, run in order; each has its way back in the file beside it (`…_down.sql`).
+
+Revision ID: 0002
+Revises: 0001
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+TOPICS = ("rubrics", "gradings", "execution", "models")
+
+SQL = Path(__file__).parent.parent / "sql"
+
+
+def upgrade() -> None:
+    """Add columns and tables."""
+    for topic in TOPICS:
+        _run(f"0002_{topic}")
+
+
+def downgrade() -> None:
+    """Take them away again, last first."""
+    for topic in reversed(TOPICS):
+        _run(f"0002_{topic}_down")
+
+
+def _run(name: str) -> None:
+    # The driver's own cursor: the text holds colons and percent signs that are not binds.
+    op.get_bind().connection.cursor().execute((SQL / f"{name}.sql").read_text())
