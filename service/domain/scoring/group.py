@@ -1,13 +1,4 @@
-"""From cells to rewards and advantages: the one home of grape.md §2, §4 and §5.
-
-Plain Python in float64. Every sum is `math.fsum`, which is exact before its one rounding, so the order of
-completions and criteria has no influence on a single bit of the result. The groups are tiny (a few
-completions by a few criteria): exactness is worth more than speed.
-
-Symbols, for completion i and criterion j of one group: score s[i,j] in [0,1] and confidence c[i,j] in [0,1] of an
-*ok* cell, author's weight w[j] > 0, mean confidence cbar[j] and mean score sbar[j] over the members' ok cells,
-effective weight e[j] = w[j]·cbar[j]^α, share v[j] = e[j]/Σe.
-"""
+"""Rewards and advantages of one group (grape.md §4 and §5)."""
 
 from __future__ import annotations
 
@@ -15,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
+
+from service.domain.scoring.stats import has_spread, mean, unbiased_std
 
 Signal = Literal["ok", "no_spread", "too_few_members"]
 Source = Literal["group", "default", "history", "peers", "none", "fallback"]
@@ -94,29 +87,6 @@ class ScoredGroup:
 
 
 Row = Mapping[str, ScoredCell]
-
-
-def mean(values: Iterable[float]) -> float:
-    """fsum(x)/n; ValueError for no values."""
-    numbers = list(values)
-    if not numbers:
-        raise ValueError("the mean of nothing is undefined")
-    return math.fsum(numbers) / len(numbers)
-
-
-def unbiased_std(values: Sequence[float]) -> float:
-    """√(Σ(x−x̄)²/(n−1)) in two passes, so that equal values leave at most a rounding of the mean; 0 for fewer than two."""
-    if len(values) < 2:
-        return 0.0
-    centre = mean(values)
-    return math.sqrt(math.fsum((x - centre) ** 2 for x in values) / (len(values) - 1))
-
-
-def has_spread(values: Sequence[float]) -> bool:
-    """Whether max − min exceeds 1e-9 + 1e-6·max|x|: below that, differences are rounding, not signal."""
-    if not values:
-        return False
-    return max(values) - min(values) > 1e-9 + 1e-6 * max(abs(x) for x in values)
 
 
 def plain_reward(criteria: Sequence[CriterionWeight], row: Row) -> float | None:

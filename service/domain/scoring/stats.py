@@ -1,0 +1,29 @@
+"""Sums and spreads in float64. Every sum is `math.fsum`, exact before its one rounding, so order changes no bit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+
+def mean(values: Iterable[float]) -> float:
+    """fsum(x)/n; ValueError for no values."""
+    numbers = list(values)
+    if not numbers:
+        raise ValueError("the mean of nothing is undefined")
+    return math.fsum(numbers) / len(numbers)
+
+
+def unbiased_std(values: Sequence[float]) -> float:
+    """√(Σ(x−x̄)²/(n−1)) in two passes, so that equal values leave at most a rounding of the mean; 0 for fewer than two."""
+    if len(values) < 2:
+        return 0.0
+    centre = mean(values)
+    return math.sqrt(math.fsum((x - centre) ** 2 for x in values) / (len(values) - 1))
+
+
+def has_spread(values: Sequence[float]) -> bool:
+    """Whether max − min exceeds 1e-9 + 1e-6·max|x|: below that, differences are rounding, not signal."""
+    if not values:
+        return False
+    return max(values) - min(values) > 1e-9 + 1e-6 * max(abs(x) for x in values)
