@@ -22,7 +22,7 @@ from service.domain.grader import JudgeGrader
 from service.domain.judge import JudgeConfig, JudgeLimits
 from service.domain.rubric import Criterion, RubricContent
 from service.security import Vault
-from workers.graders.judge.cell import grade_cell
+from workers.graders.judge.cell import grade_completion
 from workers.graders.judge.client import Endpoint
 from workers.graders.judge.egress import judge_client
 from workers.runs.cells import CellWork, ClaimedBatch
@@ -132,28 +132,33 @@ class GradingEngine:
         judges = await self._judges(batch, [criteria[key] for _, key in batch.todo])
         answers: asyncio.Queue[tuple[int, Cell]] = asyncio.Queue()
 
-        async def one(index: int, key: str) -> None:
-            criterion = criteria[key]
-            assert isinstance(criterion.grader, JudgeGrader)
-            judge = judges[criterion.grader.judge]
+        async def some(index: int, judge_id: str, asked: list[Criterion]) -> None:
+            judge = judges[judge_id]
             if isinstance(judge, str):
-                cell = Cell(criterion=key, status="infra_error", reason=judge, grader="judge", audit=criterion.audit)
-            else:
-                cell = await grade_cell(
-                    judge.endpoint,
-                    criterion,
-                    judge_id=criterion.grader.judge,
-                    revision=judge.revision,
-                    guidelines=content.guidelines,
-                    prompt=batch.prompt,
-                    text=batch.texts[index],
-                )
-            await answers.put((index, cell))
+                for c in asked:
+                    cell = Cell(criterion=c.key, status="infra_error", reason=judge, grader="judge", audit=c.audit)
+                    answers.put_nowait((index, cell))
+                return
+            await grade_completion(
+                judge.endpoint,
+                asked,
+                judge_id=judge_id,
+                revision=judge.revision,
+                guidelines=content.guidelines,
+                prompt=batch.prompt,
+                text=batch.texts[index],
+                on_cell=lambda cell: answers.put_nowait((index, cell)),
+            )
 
+        asked: dict[tuple[int, str], list[Criterion]] = {}
+        for index, key in batch.todo:
+            grader = criteria[key].grader
+            assert isinstance(grader, JudgeGrader)
+            asked.setdefault((index, grader.judge), []).append(criteria[key])
         async with asyncio.TaskGroup() as group:
             storing = group.create_task(self._store(batch, answers, len(batch.todo)))
-            for index, key in batch.todo:
-                group.create_task(one(index, key))
+            for (index, judge_id), together in asked.items():
+                group.create_task(some(index, judge_id, together))
             del storing
 
     async def _store(self, batch: ClaimedBatch, answers: asyncio.Queue[tuple[int, Cell]], count: int) -> None:

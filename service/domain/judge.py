@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from service.domain.base import Value, content_hash
+from service.domain.base import Value, content_hash, refuse
 from service.domain.conversation import Text
 
 
@@ -29,6 +29,8 @@ Confidence = Literal["verbal", "logprob", "votes", "none"]
 """Where a judge's confidence comes from: what it says, its answer tokens' probabilities, the agreement of its votes, or nowhere."""
 
 Votes = Annotated[int, Field(ge=1, le=32)]
+Batch = Annotated[int, Field(ge=1, le=64)]
+ModelId = Annotated[str, StringConstraints(pattern=r"^mdl_[0-9a-z]+$")]
 
 
 class JudgeEndpoint(Value):
@@ -54,13 +56,25 @@ class JudgePrompt(Value):
 
 
 class JudgeConfig(Value):
-    """What decides a verdict; each change of it is a new revision."""
+    """What decides a verdict; each change of it is a new revision.
 
-    endpoint: JudgeEndpoint
+    `endpoint` or `model`: somebody's server, or a registered model that this service's own workers run. `batch`: how many
+    criteria of one completion go into one question.
+    """
+
+    endpoint: JudgeEndpoint | None = None
+    model: ModelId | None = None
     sampling: JudgeSampling = JudgeSampling()
     prompt: JudgePrompt = JudgePrompt()
     votes: Votes = 1
     confidence: Confidence = "verbal"
+    batch: Batch = 1
+
+    @model_validator(mode="after")
+    def _one_place(self) -> JudgeConfig:
+        if (self.endpoint is None) == (self.model is None):
+            refuse(((), "one_of", "give exactly one of 'endpoint' (an address) and 'model' (a registered model)"))
+        return self
 
     @property
     def fingerprint(self) -> str:

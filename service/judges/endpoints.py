@@ -18,7 +18,7 @@ from service.operation import needs, router
 
 judges = router("judges")
 
-_OF_REVISION = ("sampling", "prompt", "votes", "confidence")
+_OF_REVISION = ("sampling", "prompt", "votes", "confidence", "batch")
 
 
 async def _find(session: SessionDep, caller: CallerDep, judge_id: str) -> tuple[Judge, JudgeRevision]:
@@ -112,7 +112,7 @@ async def patch_judge(
     config.update({name: value for name in _OF_REVISION if (value := getattr(body, name)) is not None})
     fresh = JudgeConfig.model_validate(config)
     judge.head_revision += 1
-    if fresh.fingerprint != current.fingerprint:
+    if fresh != JudgeConfig.model_validate(current.config):
         judge.revision += 1
         session.add(_revision(judge, fresh))
     judge.updated_at = now()

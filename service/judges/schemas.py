@@ -11,6 +11,7 @@ from service.db.tables import Judge, JudgeRevision
 from service.domain.base import Value
 from service.domain.conversation import Name, Text
 from service.domain.judge import (
+    Batch,
     Confidence,
     JudgeConfig,
     JudgeEndpoint,
@@ -39,6 +40,7 @@ class JudgeIn(JudgeLimits):
     prompt: JudgePrompt = JudgePrompt()
     votes: Votes = 1
     confidence: Confidence = "verbal"
+    batch: Batch = 1
 
     def config(self) -> JudgeConfig:
         """What makes a revision."""
@@ -46,7 +48,7 @@ class JudgeIn(JudgeLimits):
         return JudgeConfig.model_validate(
             {
                 "endpoint": endpoint,
-                **{name: getattr(self, name) for name in ("sampling", "prompt", "votes", "confidence")},
+                **{name: getattr(self, name) for name in ("sampling", "prompt", "votes", "confidence", "batch")},
             }
         )
 
@@ -72,6 +74,7 @@ class JudgePatch(Value):
     prompt: JudgePrompt | None = None
     votes: Votes | None = None
     confidence: Confidence | None = None
+    batch: Batch | None = None
     concurrency: Annotated[int, Field(ge=1, le=1024)] | None = None
     timeout_s: Annotated[float, Field(gt=0, le=3600)] | None = None
     max_attempts: Annotated[int, Field(ge=1, le=20)] | None = None
@@ -106,12 +109,14 @@ class JudgeOut(BaseModel):
     name: str
     revision: int
     fingerprint: str
-    endpoint: dict[str, Any]
+    endpoint: dict[str, Any] | None
+    model: str | None = None
     has_api_key: bool
     sampling: dict[str, Any]
     prompt: dict[str, Any]
     votes: int
     confidence: str
+    batch: int = 1
     concurrency: int
     timeout_s: float
     max_attempts: int

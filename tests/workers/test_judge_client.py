@@ -10,7 +10,7 @@ import pytest
 from service.domain.judge import JudgeConfig, JudgeLimits
 from service.domain.rubric import Criterion
 from tests.support.judge import verdict
-from workers.graders.judge.cell import combine, grade_cell
+from workers.graders.judge.cell import combine, grade_completion
 from workers.graders.judge.client import Endpoint
 from workers.graders.judge.egress import VettedBackend, judge_client, may_connect, networks
 from workers.graders.judge.probe import probe
@@ -38,9 +38,9 @@ def grade(judge, asked=None, config=None, limits=None, count=1, api_key=None):
                 asyncio.Semaphore((limits or {}).get("concurrency", 16)),
             )
             cells = [
-                grade_cell(
+                grade_completion(
                     endpoint,
-                    asked or criterion(),
+                    [asked or criterion()],
                     judge_id="jdg_1",
                     revision=3,
                     guidelines="",
@@ -49,7 +49,7 @@ def grade(judge, asked=None, config=None, limits=None, count=1, api_key=None):
                 )
                 for k in range(count)
             ]
-            return await asyncio.gather(*cells)
+            return [cell for (cell,) in await asyncio.gather(*cells)]
 
     found = asyncio.run(run())
     return found[0] if count == 1 else found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from workers.graders.judge.cell import grade_cell
+from workers.graders.judge.cell import grade_completion
 from workers.graders.verifiers import VERIFIERS
 
-GRADERS: dict[str, Callable[..., Any]] = {**VERIFIERS, "judge": grade_cell}
+GRADERS: dict[str, Callable[..., Any]] = {**VERIFIERS, "judge": grade_completion}

@@ -1,64 +1,143 @@
-"""A judged cell: one question per vote, and the cell that the votes make."""
+"""Judged cells: which criteria share a question, one question per vote, and the cells that the votes make."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from service.domain.grade import Cell
 from service.domain.grader import JudgeGrader
-from service.domain.judge import Confidence
+from service.domain.judge import Confidence, JudgeConfig
 from service.domain.rubric import Criterion
 from service.domain.scoring import mean, unbiased_std
-from workers.graders.judge.client import Endpoint, Reply
+from workers.graders.judge.client import Reply
 from workers.graders.judge.prompt import messages_for
 from workers.graders.judge.reply import Failure, Verdict, read_reply
 
 
-async def grade_cell(
-    endpoint: Endpoint,
-    criterion: Criterion,
+class Asker(Protocol):
+    """Who can be asked: an endpoint, or a model that this service runs itself."""
+
+    config: JudgeConfig
+
+    async def ask(self, messages: list[dict[str, str]], options: Mapping[str, Any] | None = None) -> Reply:
+        """One question and its answer; never raises for what a judge does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is graded, and by whom."""
+
+    judge_id: str
+    revision: int
+    guidelines: str
+    prompt: Mapping[str, Any]
+    text: str
+
+
+async def grade_completion(
+    endpoint: Asker,
+    criteria: Sequence[Criterion],
     *,
     judge_id: str,
     revision: int,
     guidelines: str,
     prompt: Mapping[str, Any],
     text: str,
-) -> Cell:
-    """Ask for the criterion's votes on one text. Never raises for what a judge or its endpoint does."""
-    grader = criterion.grader
-    assert isinstance(grader, JudgeGrader)
-    config = endpoint.config
-    votes = grader.votes or config.votes
+    on_cell: Callable[[Cell], None] | None = None,
+) -> list[Cell]:
+    """The cells of one completion on those of its criteria that one judge grades, in their order.
 
-    async def vote() -> tuple[Verdict | Failure, Reply]:
+    At most `batch` criteria share a question, and a chunk of criteria is asked once for each vote. `on_cell` gets every cell
+    as soon as it is there, so that what is known can be stored while other questions are still out. Never raises for what a
+    judge or its endpoint does.
+    """
+    subject = Subject(judge_id, revision, guidelines, prompt, text)
+    found: dict[str, Cell] = {}
+
+    async def grade(chunk: list[Criterion], votes: int) -> None:
+        for cell in await _grade_chunk(endpoint, chunk, votes, subject):
+            found[cell.criterion] = cell
+            if on_cell is not None:
+                on_cell(cell)
+
+    async with asyncio.TaskGroup() as group:
+        for votes, chunk in chunks(criteria, endpoint.config):
+            group.create_task(grade(chunk, votes))
+    return [found[criterion.key] for criterion in criteria]
+
+
+def chunks(criteria: Sequence[Criterion], config: JudgeConfig) -> list[tuple[int, list[Criterion]]]:
+    """Which criteria share a question, with how often it is asked: those with equal votes, at most `batch` of them."""
+    by_votes: dict[int, list[Criterion]] = {}
+    for criterion in criteria:
+        by_votes.setdefault(_grader(criterion).votes or config.votes, []).append(criterion)
+    return [
+        (votes, alike[start : start + config.batch])
+        for votes, alike in by_votes.items()
+        for start in range(0, len(alike), config.batch)
+    ]
+
+
+def _grader(criterion: Criterion) -> JudgeGrader:
+    assert isinstance(criterion.grader, JudgeGrader)
+    return criterion.grader
+
+
+async def _grade_chunk(endpoint: Asker, chunk: Sequence[Criterion], votes: int, subject: Subject) -> list[Cell]:
+    """One question for each vote. What they cost is divided among the cells, so that sums over cells are sums over calls."""
+    config = endpoint.config
+
+    async def vote() -> tuple[dict[str, Verdict | Failure], Reply]:
         nonce = secrets.token_hex(8)
         messages = messages_for(
-            [criterion], guidelines=guidelines, system=config.prompt.system, prompt=prompt, answer=text, nonce=nonce
+            chunk,
+            guidelines=subject.guidelines,
+            system=config.prompt.system,
+            prompt=subject.prompt,
+            answer=subject.text,
+            nonce=nonce,
         )
         reply = await endpoint.ask(messages)
         if reply.text is None:
-            return Failure(reply.status, reply.reason or reply.status), reply
-        return read_reply(reply.text, nonce, [criterion])[criterion.key], reply
+            failure = Failure(reply.status, reply.reason or reply.status)
+            return {criterion.key: failure for criterion in chunk}, reply
+        return read_reply(reply.text, nonce, chunk), reply
 
     asked = await asyncio.gather(*(vote() for _ in range(votes)))
     replies = [reply for _, reply in asked]
-    return Cell(
-        criterion=criterion.key,
-        audit=criterion.audit,
-        grader="judge",
-        judge=judge_id,
-        revision=revision,
-        fingerprint=config.fingerprint,
-        attempts=sum(reply.attempts for reply in replies),
-        latency_ms=max(reply.latency_ms for reply in replies),
-        tokens_in=sum(reply.tokens_in for reply in replies),
-        tokens_out=sum(reply.tokens_out for reply in replies),
-        votes=votes,
-        **combine([outcome for outcome, _ in asked], grader.confidence or config.confidence),
-    )
+    tokens_in = split(sum(reply.tokens_in for reply in replies), len(chunk))
+    tokens_out = split(sum(reply.tokens_out for reply in replies), len(chunk))
+    retries = split(sum(reply.attempts for reply in replies) - votes, len(chunk))
+    return [
+        Cell(
+            criterion=criterion.key,
+            audit=criterion.audit,
+            grader="judge",
+            judge=subject.judge_id,
+            revision=subject.revision,
+            fingerprint=config.fingerprint,
+            attempts=votes + retries[position],
+            latency_ms=max(reply.latency_ms for reply in replies),
+            tokens_in=tokens_in[position],
+            tokens_out=tokens_out[position],
+            votes=votes,
+            **combine([outcomes[criterion.key] for outcomes, _ in asked], _confidence(criterion, config)),
+        )
+        for position, criterion in enumerate(chunk)
+    ]
+
+
+def _confidence(criterion: Criterion, config: JudgeConfig) -> Confidence:
+    return _grader(criterion).confidence or config.confidence
+
+
+def split(total: int, parts: int) -> list[int]:
+    """A whole number in whole parts that differ by at most one; the first are the larger ones."""
+    return [total // parts + (position < total % parts) for position in range(parts)]
 
 
 def combine(outcomes: Sequence[Verdict | Failure], confidence: Confidence) -> dict[str, Any]:

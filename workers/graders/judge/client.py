@@ -6,6 +6,7 @@ import asyncio
 import email.utils
 import random
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,9 @@ class Reply:
     latency_ms: float = 0.0
     tokens_in: int = 0
     tokens_out: int = 0
+    http_status: int | None = None
+    logprobs: list[dict[str, Any]] | None = None
+    """The entries of `logprobs.content`, if they were asked for and given."""
 
 
 @dataclass(slots=True)
@@ -44,14 +48,17 @@ class Endpoint:
     slots: asyncio.Semaphore
     _jitter: random.Random = field(default_factory=random.Random)
 
-    async def ask(self, messages: list[dict[str, str]]) -> Reply:
-        """Ask until there is an answer, a final failure, or no attempt or time left."""
+    async def ask(self, messages: list[dict[str, str]], options: Mapping[str, Any] | None = None) -> Reply:
+        """Ask until there is an answer, a final failure, or no attempt or time left.
+
+        `options` are further fields of the request, e.g. `response_format`.
+        """
         reply = Reply()
         deadline = time.monotonic() + self.limits.deadline_s
         while True:
             reply.attempts += 1
             started = time.monotonic()
-            wait = await self._attempt(messages, reply, deadline)
+            wait = await self._attempt({"messages": messages, **(options or {})}, reply, deadline)
             reply.latency_ms += (time.monotonic() - started) * 1000
             if wait is None or reply.attempts >= self.limits.max_attempts:
                 return reply
@@ -62,9 +69,10 @@ class Endpoint:
                 return reply
             await asyncio.sleep(wait)
 
-    async def _attempt(self, messages: list[dict[str, str]], reply: Reply, deadline: float) -> float | None:
+    async def _attempt(self, question: Mapping[str, Any], reply: Reply, deadline: float) -> float | None:
         """One request. Fills `reply`; returns the seconds to wait before another attempt, or null if there is none."""
-        body = {"model": self.config.endpoint.model, "messages": messages, **self._sampling()}
+        assert self.config.endpoint is not None
+        body = {"model": self.config.endpoint.model, **question, **self._sampling()}
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         try:
             async with self.slots:
@@ -79,6 +87,7 @@ class Endpoint:
         except httpx.HTTPError as error:
             reply.status, reply.reason = "infra_error", f"{type(error).__name__}: {error}"
             return self._backoff(reply.attempts)
+        reply.http_status = answer.status_code
         if answer.status_code == 200:
             return self._read(answer, reply)
         said = answer.text[:300]
@@ -121,6 +130,9 @@ class Endpoint:
             reply.status, reply.reason = "parse_error", "the judge's answer is empty"
         else:
             reply.status, reply.reason, reply.text = "ok", None, content
+            given = choice.get("logprobs")
+            entries = given.get("content") if isinstance(given, dict) else None
+            reply.logprobs = entries if isinstance(entries, list) else None
         return None
 
     def _backoff(self, attempts: int) -> float:
