@@ -12,16 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from service.domain.algorithm import EvaluateConfig, OnPolicyConfig
-from service.domain.dataset import DemonstrationRow, PromptRow
+from service.domain.dataset import DemonstrationRow, PreferenceRow, PromptRow
 from service.domain.job import JobSpec
 from service.domain.job_state import JobFailure
 from service.domain.rubric import RubricContent
 from workers.algorithms import ALGORITHMS
-from workers.algorithms.base import Demonstration
+from workers.algorithms.base import Demonstration, Preference
 from workers.graders.rubric import Desk, RubricGrader
 from workers.policy.causal import CausalPolicy
 from workers.policy.loading import ModelFiles, load_policy
-from workers.policy.tokenization import TokenizationError, encode_demonstration, encode_prompt, prompt_view
+from workers.policy.tokenization import (
+    TokenizationError,
+    encode_demonstration,
+    encode_preference,
+    encode_prompt,
+    prompt_view,
+)
 from workers.training.checkpoint import read_trainer_state, restore
 from workers.training.environment import Rollouts, TrainingEnvironment
 from workers.training.evaluation import Evaluation
@@ -67,7 +73,9 @@ def assemble(materials: Materials) -> Run:
         resume=materials.resume,
     )
     optimizer = build_optimizer(policy, spec.training) if algorithm.trains else None
-    environment = TrainingEnvironment(spec, state, materials.recorder)
+    environment = TrainingEnvironment(
+        spec, state, materials.recorder, steps=materials.steps, check=materials.control.check
+    )
     if isinstance(spec.algorithm, OnPolicyConfig):
         grader = _grader(materials, "rubric")
         environment.prompts = _prompts(materials, "prompts", policy, grader)
@@ -75,6 +83,8 @@ def assemble(materials: Materials) -> Run:
         environment.max_null_share = spec.algorithm.aggregation.max_null_share or 0.0
     elif spec.data.demonstrations is not None:
         environment.demonstrations = _demonstrations(materials, policy)
+    elif spec.data.preferences is not None:
+        environment.preferences = _preferences(materials, policy)
     run = Run(
         spec=spec,
         steps=materials.steps,
@@ -176,9 +186,26 @@ def _demonstrations(materials: Materials, policy: CausalPolicy) -> list[Demonstr
             prompt, completion = encode_demonstration(policy.tokenizer, row, policy.eos_ids)
         except TokenizationError as error:
             raise JobFailure("data_invalid", f"row {row_id}: {error}") from None
-        whole = len(prompt) + len(completion)
-        if policy.context_length is not None and whole > policy.context_length:
-            message = f"row {row_id} has {whole} tokens, more than the model's context of {policy.context_length}"
-            raise JobFailure("data_invalid", message)
+        _check_whole(row_id, len(prompt) + len(completion), policy.context_length)
         found.append(Demonstration(row_id, prompt, completion, row.weight))
+    return found
+
+
+def _check_whole(row_id: str, whole: int, context: int | None) -> None:
+    if context is not None and whole > context:
+        raise JobFailure("data_invalid", f"row {row_id} has {whole} tokens, more than the model's context of {context}")
+
+
+def _preferences(materials: Materials, policy: CausalPolicy) -> list[Preference]:
+    dataset = materials.resolved["data"]["preferences"]["dataset"]
+    found = []
+    for seq, content in materials.rows("preferences"):
+        row_id = f"{dataset}:{seq}"
+        row = PreferenceRow.model_validate(content)
+        try:
+            prompt, chosen, rejected = encode_preference(policy.tokenizer, row, policy.eos_ids)
+        except TokenizationError as error:
+            raise JobFailure("data_invalid", f"row {row_id}: {error}") from None
+        _check_whole(row_id, len(prompt) + max(len(chosen), len(rejected)), policy.context_length)
+        found.append(Preference(row_id, prompt, chosen, rejected, row.margin or 0.0))
     return found

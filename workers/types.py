@@ -68,6 +68,11 @@ class PolicyBatch:
     max_completion_tokens: int
     temperature: float
 
+    @property
+    def token_count(self) -> int:
+        """Completion tokens of the step, those included whose gradient is known to be zero."""
+        return self.tokens_in_step
+
     def select(self, rows: list[int]) -> PolicyBatch:
         """The same step with only these sequences in it."""
         used = sorted({self.prompt_of_B[b] for b in rows})
@@ -94,6 +99,11 @@ class SupervisedBatch:
     weights_B: list[float]
     weight_in_step: float
 
+    @property
+    def token_count(self) -> int:
+        """Completion tokens."""
+        return sum(len(tokens) for tokens in self.tokens_B_T)
+
     def select(self, rows: list[int]) -> SupervisedBatch:
         """The same step with only these rows in it."""
         return SupervisedBatch(
@@ -104,7 +114,52 @@ class SupervisedBatch:
         )
 
 
-Batch = PolicyBatch | SupervisedBatch
+@dataclass(frozen=True, slots=True)
+class PreferenceBatch:
+    """Pairs of one optimizer step, each with its prompt once.
+
+    `reference_P` has the sums of the reference's log-probabilities (chosen, rejected), empty where no reference is needed;
+    `pairs_in_step` is the denominator of the whole optimizer step.
+    """
+
+    ids_P: list[str]
+    prompts_P_T: list[list[int]]
+    chosen_P_T: list[list[int]]
+    rejected_P_T: list[list[int]]
+    margins_P: list[float]
+    reference_P: list[tuple[float, float]]
+    pairs_in_step: int
+
+    @property
+    def token_count(self) -> int:
+        """Completion tokens of both sides."""
+        return sum(len(tokens) for tokens in self.completions_B_T)
+
+    def select(self, pairs: list[int]) -> PreferenceBatch:
+        """The same step with only these pairs in it."""
+        return PreferenceBatch(
+            [self.ids_P[p] for p in pairs],
+            [self.prompts_P_T[p] for p in pairs],
+            [self.chosen_P_T[p] for p in pairs],
+            [self.rejected_P_T[p] for p in pairs],
+            [self.margins_P[p] for p in pairs],
+            [self.reference_P[p] for p in pairs] if self.reference_P else [],
+            self.pairs_in_step,
+        )
+
+    @property
+    def completions_B_T(self) -> list[list[int]]:
+        """Chosen and rejected of each pair, one after the other: sequence 2p and 2p + 1 belong to pair p."""
+        pairs = zip(self.chosen_P_T, self.rejected_P_T, strict=True)
+        return [tokens for pair in pairs for tokens in pair]
+
+    @property
+    def prompt_of_B(self) -> list[int]:
+        """The prompt of each of `completions_B_T`."""
+        return [p for p in range(len(self.prompts_P_T)) for _ in range(2)]
+
+
+Batch = PolicyBatch | SupervisedBatch | PreferenceBatch
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import typer
 from service.cli.common import USAGE, DataDir, Json, Limit, client, first, out, show, show_list, stop
 
 models = typer.Typer(help="Models, by the hashes of their files.", no_args_is_help=True)
-datasets = typer.Typer(help="Datasets: prompts and demonstrations.", no_args_is_help=True)
+datasets = typer.Typer(help="Datasets: prompts, demonstrations and preferences.", no_args_is_help=True)
 
 MODEL = ("id", "name", "kind", "status", "sha256", "source", "error")
 DATASET = ("id", "name", "kind", "rows", "batches", "hash")
@@ -51,7 +51,7 @@ def show_model(model_id: str, data_dir: DataDir = None, as_json: Json = False) -
 @datasets.command("create")
 def create_dataset(
     name: str,
-    kind: Annotated[str, typer.Option(help="prompts or demonstrations")],
+    kind: Annotated[str, typer.Option(help="prompts, demonstrations or preferences")],
     file: Annotated[Path | None, typer.Option(help="NDJSON rows to publish at once")] = None,
     data_dir: DataDir = None,
     as_json: Json = False,

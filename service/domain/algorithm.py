@@ -5,11 +5,12 @@ The workers hold the other end: `workers.algorithms.ALGORITHMS` maps the same na
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from service.domain.base import Value, refuse
+from service.domain.preference import DpoConfig
 from service.domain.rubric import Aggregation
 
 Positive = Annotated[float, Field(gt=0)]
@@ -46,6 +47,8 @@ class KlConfig(Value):
 
 class SftConfig(Value):
     """Supervised fine-tuning: cross-entropy on the completion's tokens."""
+
+    data_kind: ClassVar[str] = "demonstrations"
 
     type: Literal["sft"]
 
@@ -90,10 +93,13 @@ class EvaluateConfig(Value):
     type: Literal["evaluate"]
 
 
-AlgorithmConfig = Annotated[SftConfig | GrapeConfig | GrpoConfig | EvaluateConfig, Field(discriminator="type")]
+AlgorithmConfig = Annotated[
+    SftConfig | DpoConfig | GrapeConfig | GrpoConfig | EvaluateConfig, Field(discriminator="type")
+]
 
 ALGORITHM_CONFIGS: dict[str, type[Value]] = {
     "sft": SftConfig,
+    "dpo": DpoConfig,
     "grape": GrapeConfig,
     "grpo": GrpoConfig,
     "evaluate": EvaluateConfig,
@@ -103,3 +109,13 @@ ALGORITHM_CONFIGS: dict[str, type[Value]] = {
 def is_on_policy(config: Any) -> bool:
     """Whether the algorithm samples and trains on its own completions."""
     return isinstance(config, OnPolicyConfig)
+
+
+def data_kind(config: Any) -> str:
+    """The kind of dataset that the algorithm reads: `prompts`, unless its config says otherwise."""
+    return getattr(config, "data_kind", "prompts")
+
+
+def is_epochwise(config: Any) -> bool:
+    """Whether it walks over rows that are there already, in batches: then `epochs` may stand in place of `steps`."""
+    return data_kind(config) != "prompts"

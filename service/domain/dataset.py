@@ -9,7 +9,7 @@ from pydantic import Field, JsonValue, TypeAdapter, model_validator
 from service.domain.base import Value, refuse
 from service.domain.conversation import Message, Name, NonEmptyText, Text
 
-DatasetKind = Literal["prompts", "demonstrations"]
+DatasetKind = Literal["prompts", "demonstrations", "preferences"]
 
 Messages = Annotated[list[Message], Field(min_length=1)]
 
@@ -67,11 +67,45 @@ def _other(name: str) -> str:
     return "completion" if name == "prompt" else "prompt"
 
 
-Row = PromptRow | DemonstrationRow
+class PreferenceRow(Value):
+    """Two completions of one prompt, the better one first; `margin` says by how much, in the units of a reward.
+
+    Strings, or messages: the prompt's turns, and for each completion one assistant message.
+    """
+
+    prompt: NonEmptyText | Messages
+    chosen: NonEmptyText | Annotated[list[Message], Field(min_length=1, max_length=1)]
+    rejected: NonEmptyText | Annotated[list[Message], Field(min_length=1, max_length=1)]
+    margin: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    metadata: dict[str, JsonValue] = {}
+
+    @model_validator(mode="after")
+    def _a_pair(self) -> PreferenceRow:
+        kinds = {isinstance(text, str) for text in (self.prompt, self.chosen, self.rejected)}
+        if len(kinds) > 1:
+            refuse(((), "mixed_shapes", "give prompt, chosen and rejected all as text or all as lists of messages"))
+        for name in ("chosen", "rejected"):
+            completion = getattr(self, name)
+            if not isinstance(completion, str) and completion[0].role != "assistant":
+                refuse(((name, 0, "role"), "invalid_role", f"'{name}' is the assistant's message"))
+        if not isinstance(self.prompt, str) and self.prompt[-1].role == "assistant":
+            refuse((("prompt",), "invalid_prompt", "a prompt ends with a user or system message, not the assistant's"))
+        if self.text("chosen") == self.text("rejected"):
+            refuse((("rejected",), "equal_completions", "chosen and rejected are equal, so there is no preference"))
+        return self
+
+    def text(self, name: Literal["chosen", "rejected"]) -> str:
+        """The completion's text."""
+        completion: str | list[Message] = getattr(self, name)
+        return completion if isinstance(completion, str) else completion[0].content
+
+
+Row = PromptRow | DemonstrationRow | PreferenceRow
 
 ROWS: dict[str, TypeAdapter[Any]] = {
     "prompts": TypeAdapter(PromptRow),
     "demonstrations": TypeAdapter(DemonstrationRow),
+    "preferences": TypeAdapter(PreferenceRow),
 }
 """What a row of each kind must look like."""
 

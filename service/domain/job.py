@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, StringConstraints, model_validator
 
-from service.domain.algorithm import AlgorithmConfig, EvaluateConfig, SftConfig, is_on_policy
+from service.domain.algorithm import AlgorithmConfig, EvaluateConfig, data_kind, is_epochwise, is_on_policy
 from service.domain.base import Value, refuse
 from service.domain.conversation import Name
 from service.domain.rubric import RubricRef
@@ -36,6 +36,7 @@ class DataSpec(Value):
     """The datasets that the algorithm reads."""
 
     demonstrations: DatasetId | None = None
+    preferences: DatasetId | None = None
     prompts: DatasetId | None = None
 
 
@@ -117,14 +118,17 @@ class JobSpec(Value):
 def _problems(spec: JobSpec) -> Any:
     kind = spec.algorithm.type
     on_policy = is_on_policy(spec.algorithm)
-    if isinstance(spec.algorithm, SftConfig):
-        if spec.data.demonstrations is None:
-            yield ("data", "demonstrations"), "missing", "sft learns from demonstrations; name a dataset of that kind"
+    wanted = data_kind(spec.algorithm)
+    for name in DataSpec.model_fields:
+        if name == wanted and getattr(spec.data, name) is None:
+            reads = "samples" if name == "prompts" else "learns from"
+            yield ("data", name), "missing", f"{kind} {reads} {name}; name a dataset of that kind"
+        if name != wanted and getattr(spec.data, name) is not None:
+            yield ("data", name), "invalid_option", f"{kind} reads {wanted}, not {name}"
+    if is_epochwise(spec.algorithm):
         if spec.training.steps is not None and spec.training.epochs is not None:
             yield ("training", "epochs"), "one_of", "give either 'steps' or 'epochs'"
     else:
-        if spec.data.prompts is None:
-            yield ("data", "prompts"), "missing", f"{kind} samples prompts; name a dataset of that kind"
         if spec.rubric is None:
             yield ("rubric",), "missing", f"{kind} needs a rubric that says what good is"
         if spec.training.epochs is not None:
@@ -161,17 +165,21 @@ def _problems(spec: JobSpec) -> Any:
         yield ("evaluation", "rubric"), "missing", "evaluation needs a rubric"
 
 
+DEFAULT_RATES = {"sft": 2e-5}
+"""Learning rates of full fine-tuning (1e-6 where nothing else is said); adapters take ten times as much."""
+
+
 def resolved(spec: JobSpec) -> JobSpec:
     """The spec with the algorithm's defaults in the places that were left open."""
     evaluate = isinstance(spec.algorithm, EvaluateConfig)
-    sft = isinstance(spec.algorithm, SftConfig)
+    epochwise = is_epochwise(spec.algorithm)
     rollout = {
         "group_size": spec.rollout.group_size or (1 if evaluate else 8),
         "temperature": spec.rollout.temperature if spec.rollout.temperature is not None else (0.0 if evaluate else 1.0),
     }
-    rate = (2e-5 if sft else 1e-6) * (10 if spec.adapter else 1)
+    rate = DEFAULT_RATES.get(spec.algorithm.type, 1e-6) * (10 if spec.adapter else 1)
     training: dict[str, Any] = {"learning_rate": spec.training.learning_rate or rate}
-    if sft:
+    if epochwise:
         training["batch_size"] = spec.training.batch_size or 16
         if spec.training.steps is None:
             training["epochs"] = spec.training.epochs or 1.0

@@ -13,10 +13,10 @@ from service.db.queries import jobs as queries
 from service.db.queries import models as model_queries
 from service.db.queries import rubrics as rubric_queries
 from service.db.tables import Job, Judge
-from service.domain.algorithm import GrpoConfig, OnPolicyConfig, SftConfig
+from service.domain.algorithm import GrpoConfig, OnPolicyConfig, data_kind, is_epochwise
 from service.domain.dataset import Snapshot
 from service.domain.ids import new_id
-from service.domain.job import JobSpec, resolved
+from service.domain.job import DataSpec, JobSpec, resolved
 from service.domain.job_state import TERMINAL, Event
 from service.domain.rubric import DEFAULT_AGGREGATION, Aggregation, RubricContent, RubricRef
 from service.errors import Conflict, Invalid, NotFound
@@ -33,7 +33,7 @@ async def submit_job(session: AsyncSession, caller: Caller, spec: JobSpec) -> Jo
     if model.status == "failed":
         raise Invalid.at("/policy/model", "model_invalid", f"model '{model.id}' failed to register: {model.error}")
     data: dict[str, Snapshot] = {}
-    for kind in ("demonstrations", "prompts"):
+    for kind in DataSpec.model_fields:
         dataset_id = getattr(spec.data, kind)
         if dataset_id is not None:
             data[kind] = await _snapshot(session, project, dataset_id, kind, f"/data/{kind}")
@@ -82,8 +82,8 @@ def _with_aggregation(spec: JobSpec, content: RubricContent) -> JobSpec:
 
 
 def _steps(spec: JobSpec, data: dict[str, Snapshot]) -> int:
-    if isinstance(spec.algorithm, SftConfig) and spec.training.steps is None:
-        rows, batch, epochs = data["demonstrations"].rows, spec.training.batch_size, spec.training.epochs
+    if is_epochwise(spec.algorithm) and spec.training.steps is None:
+        rows, batch, epochs = data[data_kind(spec.algorithm)].rows, spec.training.batch_size, spec.training.epochs
         assert batch is not None
         assert epochs is not None
         return max(1, math.ceil(rows * epochs / batch))

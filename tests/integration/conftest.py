@@ -35,6 +35,12 @@ class Bench:
         self.api.upload_rows(dataset, rows)
         return dataset
 
+    def preferences(self):
+        dataset = self.api.post("/v1/datasets", {"name": "pairs", "kind": "preferences"})["id"]
+        rows = [{"prompt": f"{a} {b}", "chosen": f"{a} {b}", "rejected": b} for a in "abcdef" for b in "ghijkl"]
+        self.api.upload_rows(dataset, rows)
+        return dataset
+
     def judge(self, fake, **limits):
         body = {"name": "fake", "endpoint": {"base_url": fake.base_url, "model": "m"}, "timeout_s": 10, **limits}
         return self.api.post("/v1/judges", body)["id"]
@@ -59,7 +65,10 @@ class Bench:
                 **changes.pop("rollout", {}),
             },
         }
-        if kind == "sft":
+        if kind == "dpo":
+            spec["data"] = {"preferences": changes.pop("preferences", None) or self.preferences()}
+            spec["training"]["batch_size"] = 8
+        elif kind == "sft":
             spec["data"] = {"demonstrations": changes.pop("demonstrations", None) or self.demonstrations()}
             spec["training"]["batch_size"] = 8
         else:

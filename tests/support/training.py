@@ -7,7 +7,7 @@ from service.domain.job import JobSpec, resolved
 from service.domain.rubric import DEFAULT_AGGREGATION
 from service.domain.scoring import CriterionWeight
 from workers.algorithms import ALGORITHMS
-from workers.algorithms.base import Demonstration
+from workers.algorithms.base import Demonstration, Preference
 from workers.training.environment import Rollouts, TrainingEnvironment
 from workers.training.evaluation import Evaluation
 from workers.training.loop import Run
@@ -96,16 +96,20 @@ class Grader:
         }
 
 
+DATA = {"sft": "demonstrations", "dpo": "preferences"}
+PAIRS = [Preference(f"p{k}", [3 + k], [5 + k, 6, 1], [7, 8 + k, 9, 1][: 2 + k % 3], 0.0) for k in range(8)]
+
+
 def spec_of(kind="grape", **changes):
     body = {
         "algorithm": {"type": kind, **changes.pop("algorithm", {})},
         "policy": {"model": "mdl_0"},
-        "data": {"prompts": "ds_0", "demonstrations": "ds_1"} if kind == "sft" else {"prompts": "ds_0"},
+        "data": {DATA.get(kind, "prompts"): "ds_0"},
         "rollout": {"group_size": 4, "prompts_per_step": 3, "max_completion_tokens": 8},
         "training": {"steps": 5, "learning_rate": 0.01, **changes.pop("training", {})},
         **changes,
     }
-    if kind != "sft":
+    if kind not in DATA:
         body["rubric"] = {"id": "rub_0"}
     spec = resolved(JobSpec.model_validate(body))
     if kind in ("grape", "grpo"):
@@ -128,6 +132,7 @@ def run_of(policy, spec, *, state=None, control=None, grader=None, save=None, op
     environment = TrainingEnvironment(
         spec, state, recorder, prompts=PROMPTS, rollouts=rollouts, max_null_share=0.1,
         demonstrations=[Demonstration(f"d{k}", [3 + k], [5 + k, 6, 1], 1.0 + k) for k in range(10)],
+        preferences=PAIRS, steps=spec.training.steps, check=control.check,
     )  # fmt: skip
     evaluation = Evaluation(rollouts, recorder, PROMPTS[:2], 0.0, 1) if evaluate else None
     return Run(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from workers.algorithms.base import Algorithm
+from workers.algorithms.dpo import Dpo
 from workers.algorithms.evaluate import Evaluate
 from workers.algorithms.grape import Grape
 from workers.algorithms.sft import Sft
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
     "sft": Sft,
+    "dpo": Dpo,
     "grape": Grape,
     "grpo": Grape,
     "evaluate": Evaluate,

@@ -19,6 +19,7 @@ from workers.types import (
     FlatLogprobs,
     LossOutput,
     PolicyBatch,
+    PreferenceBatch,
     Prompt,
     SupervisedBatch,
     UpdateReport,
@@ -45,6 +46,12 @@ class Policy(Protocol):
     def supervised_logprobs(self, batch: SupervisedBatch) -> FlatLogprobs:
         """Log-probabilities of the demonstrations' completions, with gradient."""
 
+    def pair_logprobs(self, batch: PreferenceBatch) -> FlatLogprobs:
+        """Log-probabilities of chosen and rejected completions, with gradient."""
+
+    def reference_pair_logprobs(self, batch: PreferenceBatch) -> FlatLogprobs:
+        """The same under the policy that the job started from; without an adapter only before the first step."""
+
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
@@ -56,6 +63,17 @@ class Demonstration:
     weight: float
 
 
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """A tokenised pair."""
+
+    id: str
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+    margin: float
+
+
 class Environment(Protocol):
     """Where batches come from: prompts, samples with their grades, demonstrations."""
 
@@ -64,6 +82,19 @@ class Environment(Protocol):
 
     def next_demonstrations(self, count: int) -> list[Demonstration]:
         """The next demonstrations of the job's shuffled data."""
+
+    def next_preferences(self, count: int) -> list[Preference]:
+        """The next pairs of the job's shuffled data."""
+
+    def all_preferences(self, count: int) -> list[Preference]:
+        """The pairs that the job sees at `count` a step, each once."""
+
+    @property
+    def reference(self) -> dict[str, tuple[float, float]]:
+        """Summed log-probabilities of pairs under the reference, by row; saved in checkpoints."""
+
+    def check(self) -> None:
+        """Raise if the run is to stop at a checkpoint. Called between pieces of long work."""
 
     def rollout(self, prompts: list[Prompt], score: Callable[[CompletionGroup], None]) -> list[CompletionGroup]:
         """Sample a group for each prompt, grade it, and hand it to `score`; in the order of the prompts."""
@@ -96,6 +127,9 @@ class Algorithm:
     def needs_reference(self) -> bool:
         """Whether a frozen copy of the first policy is needed."""
         return False
+
+    def prepare(self, policy: Policy, environment: Environment) -> None:
+        """What has to be done with the policy before its first step; called again after a resume."""
 
     def collect(self, environment: Environment) -> Collected:
         """The batch of the next optimizer step or steps."""

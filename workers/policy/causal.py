@@ -14,7 +14,7 @@ from torch import Tensor
 
 from workers.policy import forward
 from workers.policy.generation.sampler import Sample, SamplingOptions, sample_groups
-from workers.types import Batch, FlatLogprobs, PolicyBatch, SupervisedBatch
+from workers.types import Batch, FlatLogprobs, PolicyBatch, PreferenceBatch, SupervisedBatch
 
 
 @dataclass(slots=True)
@@ -53,6 +53,8 @@ class CausalPolicy:
         """Pieces of at most `budget` padded tokens."""
         if isinstance(batch, PolicyBatch):
             return list(forward.policy_pieces(batch, self.budget))
+        if isinstance(batch, PreferenceBatch):
+            return list(forward.preference_pieces(batch, self.budget))
         return list(forward.supervised_pieces(batch, self.budget))
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
@@ -83,6 +85,17 @@ class CausalPolicy:
         """log π of demonstrations, with gradient."""
         with self._precision():
             return forward.supervised_logprobs(self.model, batch, self.pad_id, self.device)
+
+    def pair_logprobs(self, batch: PreferenceBatch) -> FlatLogprobs:
+        """log π of chosen and rejected completions, with gradient."""
+        with self._precision():
+            return forward.pair_logprobs(self.model, batch, self.pad_id, self.device)
+
+    def reference_pair_logprobs(self, batch: PreferenceBatch) -> FlatLogprobs:
+        """The same under the policy that the job started from; without an adapter, that is this one before its first step."""
+        reference = self._reference() if self.is_adapter else contextlib.nullcontext(self.model)
+        with torch.no_grad(), self._precision(), reference as model:
+            return forward.pair_logprobs(model, batch, self.pad_id, self.device)
 
     def sample(
         self,

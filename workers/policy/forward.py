@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from workers.losses.logprobs import token_logprobs
-from workers.types import FlatLogprobs, PolicyBatch, SupervisedBatch
+from workers.types import FlatLogprobs, PolicyBatch, PreferenceBatch, SupervisedBatch
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -54,10 +54,39 @@ def prefill(model: Any, prompts: Sequence[Sequence[int]], pad: int, device: torc
 
 def policy_logprobs(model: Any, batch: PolicyBatch, pad: int, device: torch.device) -> FlatLogprobs:
     """log π of every completion token at the batch's temperature, flat, sequence after sequence."""
-    owner = torch.tensor(batch.prompt_of_B, dtype=torch.long, device=device)
-    cache, first_logits, prompt_mask = prefill(model, batch.prompts_P_T, pad, device)
-    tokens, mask = pad_right(batch.tokens_B_T, pad, device)
-    first = token_logprobs(first_logits[owner], tokens[:, 0], batch.temperature)
+    return completion_logprobs(
+        model,
+        batch.prompts_P_T,
+        batch.tokens_B_T,
+        batch.prompt_of_B,
+        pad=pad,
+        device=device,
+        temperature=batch.temperature,
+    )
+
+
+def pair_logprobs(model: Any, batch: PreferenceBatch, pad: int, device: torch.device) -> FlatLogprobs:
+    """log π of every token of chosen and rejected completions, flat, in the order of `completions_B_T`."""
+    return completion_logprobs(
+        model, batch.prompts_P_T, batch.completions_B_T, batch.prompt_of_B, pad=pad, device=device
+    )
+
+
+def completion_logprobs(
+    model: Any,
+    prompts_P_T: Sequence[Sequence[int]],
+    tokens_B_T: Sequence[Sequence[int]],
+    prompt_of_B: Sequence[int],
+    *,
+    pad: int,
+    device: torch.device,
+    temperature: float = 1.0,
+) -> FlatLogprobs:
+    """log π of every completion token, each prompt run once for all of its completions."""
+    owner = torch.tensor(prompt_of_B, dtype=torch.long, device=device)
+    cache, first_logits, prompt_mask = prefill(model, prompts_P_T, pad, device)
+    tokens, mask = pad_right(tokens_B_T, pad, device)
+    first = token_logprobs(first_logits[owner], tokens[:, 0], temperature)
     table: Float[Tensor, "batch time"] = first.new_zeros(tokens.shape)
     columns = [first.unsqueeze(1)]
     if tokens.shape[1] > 1:
@@ -72,10 +101,10 @@ def policy_logprobs(model: Any, batch: PolicyBatch, pad: int, device: torch.devi
             use_cache=True,
         )
         wanted = mask[:, 1:].bool()
-        rest = token_logprobs(out.logits[wanted], tokens[:, 1:][wanted], batch.temperature)
+        rest = token_logprobs(out.logits[wanted], tokens[:, 1:][wanted], temperature)
         columns.append(first.new_zeros(wanted.shape).masked_scatter(wanted, rest))
     table = torch.cat(columns, dim=1)
-    return _flat(table, mask, [len(row) for row in batch.tokens_B_T], device)
+    return _flat(table, mask, [len(row) for row in tokens_B_T], device)
 
 
 def supervised_logprobs(model: Any, batch: SupervisedBatch, pad: int, device: torch.device) -> FlatLogprobs:
@@ -153,5 +182,21 @@ def supervised_pieces(batch: SupervisedBatch, budget: int) -> Iterator[Supervise
             yield batch.select(piece)
             piece = []
         piece.append(row)
+    if piece:
+        yield batch.select(piece)
+
+
+def preference_pieces(batch: PreferenceBatch, budget: int) -> Iterator[PreferenceBatch]:
+    """Cut pairs, sorted by length and never torn apart, so that no piece, padded, has more than `budget` tokens."""
+    longest = [max(len(c), len(r)) for c, r in zip(batch.chosen_P_T, batch.rejected_P_T, strict=True)]
+    piece: list[int] = []
+    widest = 0
+    for pair in sorted(range(len(longest)), key=lambda p: (-longest[p], p)):
+        wider = max(widest, len(batch.prompts_P_T[pair]))
+        if piece and (wider + 2 * longest[piece[0]]) * (len(piece) + 1) > budget:
+            yield batch.select(piece)
+            piece, wider = [], len(batch.prompts_P_T[pair])
+        piece.append(pair)
+        widest = wider
     if piece:
         yield batch.select(piece)

@@ -118,6 +118,7 @@ def load_policy(
 
 def _fresh_adapter(model: Any, adapter: LoraSpec, seed: int, model_id: str) -> Any:
     from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
 
     config = LoraConfig(
         r=adapter.r,
@@ -125,6 +126,8 @@ def _fresh_adapter(model: Any, adapter: LoraSpec, seed: int, model_id: str) -> A
         lora_dropout=adapter.dropout,
         target_modules=adapter.target_modules,
         task_type="CAUSAL_LM",
+        # GPT-2's layers store their weights transposed; PEFT wants to be told.
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
     torch.manual_seed(seed)  # the adapter's first values come from the job's seed
     try:

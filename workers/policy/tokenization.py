@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from service.domain.conversation import Message
-from service.domain.dataset import DemonstrationRow, PromptRow
+from service.domain.dataset import DemonstrationRow, PreferenceRow, PromptRow
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -71,6 +71,20 @@ def encode_demonstration(tokenizer: Any, row: DemonstrationRow, eos_ids: Sequenc
     if not prompt:
         raise TokenizationError("the prompt has no tokens and the model has no BOS token to start from")
     return prompt, completion
+
+
+def encode_preference(
+    tokenizer: Any, row: PreferenceRow, eos_ids: Sequence[int]
+) -> tuple[list[int], list[int], list[int]]:
+    """Ids of the prompt, the chosen and the rejected completion, as demonstrations of the same prompt are encoded."""
+    sides = [
+        encode_demonstration(tokenizer, DemonstrationRow(prompt=row.prompt, completion=row.text(name)), eos_ids)
+        for name in ("chosen", "rejected")
+    ]
+    (prompt, chosen), (_, rejected) = sides
+    if chosen == rejected:
+        raise TokenizationError("chosen and rejected have the same tokens, so there is no preference")
+    return prompt, chosen, rejected
 
 
 def _own_eos(tokenizer: Any, eos_ids: Sequence[int]) -> int:

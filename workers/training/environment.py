@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from service.domain.job import JobSpec
-from workers.algorithms.base import Demonstration
+from workers.algorithms.base import Demonstration, Preference
 from workers.policy.causal import CausalPolicy
 from workers.policy.generation.sampler import Sample, SamplingOptions
 from workers.policy.tokenization import decode
@@ -64,6 +64,9 @@ class TrainingEnvironment:
     recorder: Recorder
     prompts: list[Prompt] = field(default_factory=list)
     demonstrations: list[Demonstration] = field(default_factory=list)
+    preferences: list[Preference] = field(default_factory=list)
+    steps: int = 0
+    check: Callable[[], None] = lambda: None
     rollouts: Rollouts | None = None
     max_null_share: float = 1.0
     _cursors: dict[str, ShuffledCursor] = field(default_factory=dict)
@@ -83,6 +86,21 @@ class TrainingEnvironment:
     def next_demonstrations(self, count: int) -> list[Demonstration]:
         """The next demonstrations, in an order that the seed decides."""
         return [self.demonstrations[k] for k in self._next("demonstrations", len(self.demonstrations), count)]
+
+    def next_preferences(self, count: int) -> list[Preference]:
+        """The next pairs, in an order that the seed decides."""
+        return [self.preferences[k] for k in self._next("preferences", len(self.preferences), count)]
+
+    def all_preferences(self, count: int) -> list[Preference]:
+        """The pairs that the job sees at `count` a step, each once, in the order of their first use."""
+        rows = len(self.preferences)
+        order = ShuffledCursor(rows, self.spec.training.seed, "preferences").take(min(rows, self.steps * count))
+        return [self.preferences[k] for k in order]
+
+    @property
+    def reference(self) -> dict[str, tuple[float, float]]:
+        """Summed log-probabilities of pairs under the reference, by row."""
+        return self.state.reference
 
     @property
     def confidence_history(self) -> dict[str, float]:

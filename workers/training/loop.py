@@ -15,7 +15,6 @@ from workers.training.evaluation import Evaluation
 from workers.training.optim import learning_rate
 from workers.training.ports import Control, Interrupted, Recorder, Suspended
 from workers.training.state import TrainerState
-from workers.types import PolicyBatch
 
 
 @dataclass(slots=True)
@@ -41,6 +40,7 @@ class Run:
         """Train to the last step. `Interrupted` and `Suspended` leave a checkpoint behind and go on to the caller."""
         try:
             self._evaluate_if_due(first=True)
+            self.algorithm.prepare(self.policy, self.environment)
             while self.state.step < self.steps:
                 self.control.check()
                 self._step()
@@ -76,15 +76,13 @@ class Run:
         state.uses_left -= 1
         state.step += 1
         seconds = time.monotonic() - started
-        trained = sum(len(row) for row in state.batch.tokens_B_T)
-        sampled = state.batch.tokens_in_step if isinstance(state.batch, PolicyBatch) else trained
         self.recorder.metrics(
             state.step,
             {
                 **state.collected,
                 **report.metrics,
                 "learning_rate": rate,
-                "tokens_per_s": sampled / seconds,
+                "tokens_per_s": state.batch.token_count / seconds,
                 "seconds": seconds,
             },
         )

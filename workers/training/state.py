@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from service.domain.scoring import RunningMeans
-from workers.types import Batch, PolicyBatch, SupervisedBatch
+from workers.types import Batch, PolicyBatch, PreferenceBatch, SupervisedBatch
 
 NULL_WINDOW = 20
 
@@ -22,6 +22,8 @@ class TrainerState:
     confidence: RunningMeans = field(default_factory=RunningMeans)
     null_shares: deque[float] = field(default_factory=lambda: deque(maxlen=NULL_WINDOW))
     evaluation: dict[str, float] = field(default_factory=dict)
+    reference: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Summed log-probabilities of (chosen, rejected) under the policy that the job started from, by row."""
     batch: Batch | None = None
     uses_left: int = 0
     collected: dict[str, float] = field(default_factory=dict)
@@ -35,6 +37,7 @@ class TrainerState:
             "confidence": {key: list(value) for key, value in self.confidence.totals.items()},
             "null_shares": list(self.null_shares),
             "evaluation": self.evaluation,
+            "reference": {key: list(value) for key, value in self.reference.items()},
             "batch": _batch_to_json(self.batch) if self.uses_left else None,
             "uses_left": self.uses_left,
             "collected": self.collected if self.uses_left else {},
@@ -50,19 +53,24 @@ class TrainerState:
             confidence=RunningMeans({key: (int(n), float(total)) for key, (n, total) in data["confidence"].items()}),
             null_shares=deque(data["null_shares"], maxlen=NULL_WINDOW),
             evaluation=dict(data["evaluation"]),
+            reference={key: (chosen, rejected) for key, (chosen, rejected) in data["reference"].items()},
             batch=_batch_from_json(data["batch"]),
             uses_left=data["uses_left"],
             collected=dict(data["collected"]),
         )
 
 
-_KINDS: dict[str, type[PolicyBatch] | type[SupervisedBatch]] = {"policy": PolicyBatch, "supervised": SupervisedBatch}
+_KINDS: dict[str, type[Any]] = {
+    "policy": PolicyBatch,
+    "supervised": SupervisedBatch,
+    "preference": PreferenceBatch,
+}
 
 
 def _batch_to_json(batch: Batch | None) -> dict[str, Any] | None:
     if batch is None:
         return None
-    kind = "policy" if isinstance(batch, PolicyBatch) else "supervised"
+    kind = next(name for name, known in _KINDS.items() if isinstance(batch, known))
     return {"kind": kind, **asdict(batch)}
 
 
@@ -70,4 +78,5 @@ def _batch_from_json(data: dict[str, Any] | None) -> Batch | None:
     if data is None:
         return None
     fields = {name: value for name, value in data.items() if name != "kind"}
-    return _KINDS[data["kind"]](**fields)
+    batch: Batch = _KINDS[data["kind"]](**fields)
+    return batch

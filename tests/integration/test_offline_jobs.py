@@ -1,0 +1,55 @@
+"""Jobs that learn from rows that are there already, over HTTP: preferences in, a model that prefers what was chosen out."""
+
+import math
+
+import pytest
+
+from service.client import ApiError
+
+
+@pytest.mark.parametrize(
+    ("adapter", "rate", "reached"), [(None, 0.003, 0.6), ({"type": "lora", "r": 4}, 0.01, 0.66)], ids=["full", "lora"]
+)
+def test_dpo(bench, adapter, rate, reached):
+    job = bench.run("dpo", adapter=adapter, training={"steps": 20, "learning_rate": rate})
+    losses = bench.series(job["id"], "loss")
+    assert losses[1] == pytest.approx(math.log(2), abs=1e-5)
+    assert losses[20] < reached
+    assert set(bench.series(job["id"], "accuracy")) == set(range(1, 21))
+    assert job["data"]["preferences"]["rows"] == 36
+    assert bench.run("evaluate", model=job["result"]["model"])["status"] == "succeeded"
+
+
+def test_epochs_and_what_dpo_refuses(bench, api):
+    job = bench.run("dpo", training={"steps": None, "epochs": 0.5})
+    assert job["progress"] == {"step": 3, "steps": 3}  # half of 36 pairs in batches of 8
+    spec = bench.spec("dpo")
+    for change, pointer, word in (
+        ({"data": {"prompts": bench.prompts()}}, "/data/preferences", "preferences"),
+        ({"data": {"preferences": bench.prompts()}}, "/data/preferences", "holds prompts"),
+        (
+            {"algorithm": {"type": "dpo", "loss": "hinge", "label_smoothing": 0.1}},
+            "/algorithm/label_smoothing",
+            "hinge",
+        ),
+        ({"algorithm": {"type": "dpo", "betta": 1}}, "/algorithm/betta", "did you mean 'beta'"),
+    ):
+        with pytest.raises(ApiError) as caught:
+            api.post("/v1/jobs", {**spec, **change})
+        assert (caught.value.status, caught.value.errors[0]["pointer"]) == (422, pointer)
+        assert word in caught.value.errors[0]["message"]
+
+
+def test_rows_that_are_no_preference_are_refused_by_line(api):
+    dataset = api.post("/v1/datasets", {"name": "pairs", "kind": "preferences"})["id"]
+    rows = [
+        {"prompt": "a", "chosen": "b", "rejected": "c", "margin": 0.5},
+        {"prompt": "a", "chosen": "b", "rejected": "b"},
+        {"prompt": [{"role": "user", "content": "a"}], "chosen": "b", "rejected": "c"},
+        {"prompt": "a", "chosen": "b", "rejected": "c", "margin": -1},
+    ]
+    with pytest.raises(ApiError) as caught:
+        api.upload_rows(dataset, rows)
+    assert [error["line"] for error in caught.value.errors] == [2, 3, 4]
+    assert api.get(f"/v1/datasets/{dataset}")["rows"] == 0
+    assert api.upload_rows(dataset, rows[:1])["rows"] == 1

@@ -1,0 +1,95 @@
+"""Direct preference optimisation (arXiv 2305.18290) and its kin: pairs of completions, no sampling, no reward model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from service.domain.job import JobSpec
+from service.domain.preference import DpoConfig
+from workers.algorithms.base import Algorithm, Collected, Environment, Policy, Preference
+from workers.losses.preference import LENGTH_NORMALISED, preference_logits, preference_loss
+from workers.types import FlatLogprobs, LossOutput, PreferenceBatch
+
+PIECE = 64
+"""Pairs whose reference is computed between two looks at what is wished of the run."""
+
+
+class Dpo(Algorithm):
+    """The reference is the policy before its first step: its log-probabilities are computed once per pair and kept.
+
+    That costs two numbers per pair instead of a second copy of the model, and each pair is run through the reference once
+    however many epochs there are.
+    """
+
+    def __init__(self, spec: JobSpec) -> None:
+        super().__init__(spec)
+        assert isinstance(spec.algorithm, DpoConfig)
+        assert spec.training.batch_size is not None
+        self.config = spec.algorithm
+        self.batch_size: int = spec.training.batch_size
+
+    def prepare(self, policy: Policy, environment: Environment) -> None:
+        """Run the pairs that the job will see through the reference, those that have not been."""
+        known = environment.reference
+        rows = [row for row in environment.all_preferences(self.batch_size) if row.id not in known]
+        for start in range(0, len(rows), PIECE):
+            environment.check()
+            for piece in policy.microbatches(batch_of(rows[start : start + PIECE])):
+                sums = sums_of(policy.reference_pair_logprobs(piece)).tolist()
+                known.update(zip(piece.ids_P, zip(sums[0::2], sums[1::2], strict=True), strict=True))
+
+    def collect(self, environment: Environment) -> Collected:
+        """The next `training.batch_size` pairs."""
+        rows = environment.next_preferences(self.batch_size)
+        lengths = [len(tokens) for row in rows for tokens in (row.chosen, row.rejected)]
+        environment.report({"completion_length": sum(lengths) / len(lengths)})
+        return Collected(batch_of(rows, environment.reference))
+
+    def loss(self, policy: Policy, batch: PreferenceBatch) -> LossOutput:
+        """The sum over pairs, divided by the pairs of the step."""
+        config = self.config
+        flat = policy.pair_logprobs(batch)
+        sums = sums_of(flat)
+        reference = sums.new_tensor([value for pair in batch.reference_P for value in pair])
+        lengths = sums.new_tensor([float(n) for n in flat.lengths])
+        delta = preference_logits(
+            sums[0::2],
+            sums[1::2],
+            reference=(reference[0::2], reference[1::2]),
+            lengths=(lengths[0::2], lengths[1::2]),
+            normalised=config.loss in LENGTH_NORMALISED,
+        )
+        per_pair = preference_loss(delta, beta=config.beta, loss=config.loss, label_smoothing=config.label_smoothing)
+        rewards = config.beta * (sums.detach() - reference)  # DPO's implicit rewards
+        chosen, rejected = rewards[0::2], rewards[1::2]
+        count = float(len(batch.prompts_P_T))
+        metrics = {
+            "accuracy": (float((chosen > rejected).sum()), count),
+            "reward_margin": (float((chosen - rejected).sum()), count),
+            "reward.chosen": (float(chosen.sum()), count),
+            "reward.rejected": (float(rejected.sum()), count),
+            "logprob.chosen": (float(sums.detach()[0::2].sum()), count),
+            "logprob.rejected": (float(sums.detach()[1::2].sum()), count),
+        }
+        return LossOutput(per_pair.sum() / batch.pairs_in_step, metrics)
+
+
+def batch_of(rows: Sequence[Preference], reference: Mapping[str, tuple[float, float]] | None = None) -> PreferenceBatch:
+    """The pairs of one optimizer step, with what the reference says of each if it is asked for."""
+    return PreferenceBatch(
+        ids_P=[row.id for row in rows],
+        prompts_P_T=[row.prompt for row in rows],
+        chosen_P_T=[row.chosen for row in rows],
+        rejected_P_T=[row.rejected for row in rows],
+        margins_P=[row.margin for row in rows],
+        reference_P=[reference[row.id] for row in rows] if reference is not None else [],
+        pairs_in_step=len(rows),
+    )
+
+
+def sums_of(flat: FlatLogprobs) -> Float[Tensor, " batch"]:
+    """log π of each whole completion."""
+    return flat.logprobs.new_zeros(len(flat.lengths)).index_add(0, flat.sequence, flat.logprobs)
