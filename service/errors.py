@@ -89,7 +89,13 @@ class Invalid(GrapeError):
     @classmethod
     def at(cls, pointer: str, code: str, message: str) -> Invalid:
         """One fault at one place of the body."""
-        return cls(message, code=code, param=pointer, errors=[{"pointer": pointer, "code": code, "message": message}])
+        return cls.of([{"pointer": pointer, "code": code, "message": message}])
+
+    @classmethod
+    def of(cls, faults: Sequence[dict[str, Any]]) -> Invalid:
+        """Several faults; the first one gives the sentence."""
+        first = faults[0]
+        return cls(first["message"], code=first["code"], param=first["pointer"], errors=faults)
 
 
 class PreconditionRequired(GrapeError):

@@ -11,7 +11,25 @@ from service.domain.base import Value, content_hash, refuse
 from service.domain.conversation import Name, NonEmptyText, Text
 from service.domain.grader import Grader, JudgeGrader
 
-Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_\-]{0,63}$")]
+MAX_DEPTH = 8
+"""How deep rubrics may include each other."""
+
+MAX_CRITERIA = 500
+
+PROMPT_PREFIX = "prompt"
+"""The criteria of a prompt's own row join a rubric's under `prompt.<key>`."""
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_\-]{0,63}"
+Key = Annotated[str, StringConstraints(pattern=rf"^{_NAME}$")]
+"""A name that an author gives: no dots."""
+
+FlatKey = Annotated[str, StringConstraints(pattern=rf"^{_NAME}(\.{_NAME}){{0,{MAX_DEPTH}}}$")]
+"""A criterion's key once includes are flattened: `<as>.<as>.<key>`."""
+
+RubricId = Annotated[str, StringConstraints(pattern=r"^rub_[0-9a-z]+$")]
+VersionName = Annotated[int, Field(ge=1)] | NonEmptyText
+"""A version's number, an alias, or `latest`."""
+
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -102,7 +120,7 @@ BLANK_LINES = r"\n[ \t]*\n\s*"
 class Criterion(Value):
     """One thing that is graded."""
 
-    key: Key
+    key: FlatKey
     title: Text = ""
     text: Text = ""
     weight: Annotated[float, Field(gt=0, le=1e9)] | None = None
@@ -203,20 +221,37 @@ DEFAULT_AGGREGATION = Aggregation(
 )
 
 
-class RubricContent(Value):
-    """What good means, in criteria. Key order has no meaning; nothing here changes once it is a version."""
+class Include(Value):
+    """Another rubric's criteria, as a module: its keys become `<as>.<key>`, its weights are multiplied by `weight`."""
+
+    as_: Annotated[Key, Field(alias="as")]
+    rubric: RubricId
+    version: VersionName = "latest"
+    weight: Annotated[float, Field(gt=0, le=1e9)] = 1.0
+
+    model_config = {"populate_by_name": True, "serialize_by_alias": True}
+
+
+class _Rubric(Value):
+    """What authored and flattened content share. `system_prompt` is put before the prompts of the category when sampling."""
 
     guidelines: Text = ""
-    criteria: Annotated[list[Criterion], Field(min_length=1, max_length=500)]
+    system_prompt: Text = ""
     aggregation: Aggregation = Aggregation()
+
+
+class RubricContent(_Rubric):
+    """What good means, in criteria, without includes: what completions are graded by, and what is hashed.
+
+    Key order has no meaning; nothing here changes once it is a version.
+    """
+
+    criteria: Annotated[list[Criterion], Field(min_length=1, max_length=MAX_CRITERIA)]
 
     @model_validator(mode="after")
     def _usable(self) -> RubricContent:
-        seen: set[str] = set()
-        for position, criterion in enumerate(self.criteria):
-            if criterion.key in seen:
-                refuse((("criteria", position, "key"), "duplicate", f"the key '{criterion.key}' stands twice"))
-            seen.add(criterion.key)
+        refuse_duplicates(self.criteria)
+        refuse_key_gate(self.criteria)
         if all(criterion.audit for criterion in self.criteria):
             refuse(
                 (("criteria",), "no_criteria", "every criterion is an audit criterion, so there is nothing to reward")
@@ -233,8 +268,72 @@ class RubricContent(Value):
         return sorted({c.grader.judge for c in self.criteria if isinstance(c.grader, JudgeGrader)})
 
 
+class AuthoredContent(_Rubric):
+    """A rubric as people write it: own criteria, and other rubrics' by `includes`. `service.domain.includes` flattens it."""
+
+    includes: Annotated[list[Include], Field(max_length=50, exclude_if=lambda value: not value)] = []
+    criteria: Annotated[list[Criterion], Field(max_length=MAX_CRITERIA)] = []
+
+    @model_validator(mode="after")
+    def _usable(self) -> AuthoredContent:
+        if not self.criteria and not self.includes:
+            refuse((("criteria",), "missing", "a rubric needs criteria, its own or by 'includes'"))
+        refuse_duplicates(self.criteria)
+        refuse_dots(self.criteria)
+        refuse_key_gate(self.criteria)
+        seen: set[str] = set()
+        for position, include in enumerate(self.includes):
+            place = ("includes", position, "as")
+            if include.as_ == PROMPT_PREFIX:
+                refuse(
+                    (place, "reserved", "'prompt' is the prefix of the criteria that prompts bring along; take another")
+                )
+            if include.as_ in seen:
+                refuse((place, "duplicate", f"the name '{include.as_}' stands twice; each include needs its own"))
+            seen.add(include.as_)
+        if not self.includes and all(criterion.audit for criterion in self.criteria):
+            refuse(
+                (("criteria",), "no_criteria", "every criterion is an audit criterion, so there is nothing to reward")
+            )
+        return self
+
+
+def refuse_duplicates(criteria: Sequence[Criterion]) -> None:
+    """Refuse a key that stands twice."""
+    seen: set[str] = set()
+    for position, criterion in enumerate(criteria):
+        if criterion.key in seen:
+            refuse((("criteria", position, "key"), "duplicate", f"the key '{criterion.key}' stands twice"))
+        seen.add(criterion.key)
+
+
+def refuse_dots(criteria: Sequence[Criterion]) -> None:
+    """Refuse a dot in a key that a person has written: dots come from includes."""
+    for position, criterion in enumerate(criteria):
+        if "." in criterion.key:
+            refuse(
+                (
+                    ("criteria", position, "key"),
+                    "invalid_key",
+                    f"the key '{criterion.key}' holds a dot; keys are letters, digits, - and _, and dots come from includes",
+                )
+            )
+
+
+def refuse_key_gate(criteria: Sequence[Criterion]) -> None:
+    """Refuse the key `gate` beside a gate: the part of an advantage that gates make stands under that name."""
+    if not any(criterion.gate is not None for criterion in criteria):
+        return
+    for position, criterion in enumerate(criteria):
+        if criterion.key == "gate":
+            message = (
+                "in a rubric with gates the key 'gate' is taken: an advantage's part 'gate' is what gates did to it"
+            )
+            refuse((("criteria", position, "key"), "reserved", message))
+
+
 class RubricRef(Value):
     """A version of a rubric, by number or alias."""
 
-    id: Annotated[str, StringConstraints(pattern=r"^rub_[0-9a-z]+$")]
-    version: Annotated[int, Field(ge=1)] | NonEmptyText = "latest"
+    id: RubricId
+    version: VersionName = "latest"

@@ -109,24 +109,14 @@ async def _pin_rubric(
     head = await session.scalar(rubric_queries.head(project, ref.id))
     if head is None:
         raise Invalid.at(f"{place}/id", "not_found", f"there is no rubric '{ref.id}'")
-    number = ref.version
-    if isinstance(number, str) and number.isdigit():
-        number = int(number)
-    if number == "latest":
-        number = head.latest_version
-    if isinstance(number, str):
-        aliases = await session.scalars(rubric_queries.aliases([head.id]))
-        number = next((alias.version for alias in aliases if alias.alias == number), number)
-    version = None
-    if isinstance(number, int) and number < 2**31:
-        version = await session.scalar(rubric_queries.version(head.id, number))
+    version = await session.scalar(rubric_queries.named(head.id, ref.version))
     if version is None:
         message = (
             f"rubric '{ref.id}' has no version or alias '{ref.version}'; the latest version is {head.latest_version}"
         )
         raise Invalid.at(f"{place}/version", "not_found", message)
     pinned = {"id": head.id, "version": version.version, "hash": version.hash, "category": head.category}
-    return {**pinned, "content": version.content}, RubricContent.model_validate(version.content)
+    return {**pinned, "content": version.graded_by}, RubricContent.model_validate(version.graded_by)
 
 
 async def _pin_judges(session: AsyncSession, project: str, contents: list[RubricContent]) -> dict[str, int]:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import jsonschema
-import regex
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db.queries import rubrics as queries
 from service.db.queries.jobs import now
 from service.db.tables import Judge, Rubric, RubricVersion
-from service.domain.grader import JsonSchemaGrader, JudgeGrader, RegexGrader
+from service.domain.grader import JudgeGrader
 from service.domain.ids import new_id
-from service.domain.rubric import RubricContent
+from service.domain.rubric import AuthoredContent, RubricContent
 from service.errors import Invalid, NotFound
+from service.grader_checks import grader_faults
 from service.operation import Caller
+from service.rubrics.includes import Resolved, resolve
 from service.rubrics.schemas import RubricIn, RubricPatch, VersionIn
 
 
 async def create_rubric(session: AsyncSession, caller: Caller, body: RubricIn) -> tuple[Rubric, RubricVersion]:
     """A head with version 1."""
-    check_graders(body.content)
-    await require_judges(session, caller.project_id, body.content)
+    resolved = await check(session, caller.project_id, body.content)
     head = Rubric(
         id=new_id("rubric"),
         project_id=caller.project_id,
@@ -33,7 +32,7 @@ async def create_rubric(session: AsyncSession, caller: Caller, body: RubricIn) -
     )
     session.add(head)
     await session.flush()
-    version = await _insert_version(session, caller, head, body.content, body.message)
+    version = await _insert_version(session, caller, head, resolved, body.message)
     await session.refresh(head)
     return head, version
 
@@ -41,29 +40,39 @@ async def create_rubric(session: AsyncSession, caller: Caller, body: RubricIn) -
 async def publish_version(
     session: AsyncSession, caller: Caller, head: Rubric, body: VersionIn
 ) -> tuple[RubricVersion, bool]:
-    """The next version; the latest one again (and false) if nothing has changed. The head must be locked."""
-    check_graders(body.content)
-    await require_judges(session, caller.project_id, body.content)
+    """The next version; the latest one again (and false) if what it resolves to has not changed. The head must be locked."""
+    resolved = await check(session, caller.project_id, body.content, head.id)
     latest = await session.scalar(queries.version(head.id, head.latest_version))
     assert latest is not None
-    if latest.hash == body.content.hash:
+    # Parsed anew, so that a field which an earlier release did not know makes no difference while it has its default.
+    if RubricContent.model_validate(latest.graded_by).hash == resolved.flat.hash:
         return latest, False
     head.latest_version += 1
     head.updated_at = now()
-    version = await _insert_version(session, caller, head, body.content, body.message)
+    version = await _insert_version(session, caller, head, resolved, body.message)
     await session.refresh(head)
     return version, True
 
 
+async def check(
+    session: AsyncSession, project_id: str, content: AuthoredContent, rubric_id: str | None = None
+) -> Resolved:
+    """Everything that is refused at publish: graders that cannot work, unknown judges, includes that lead nowhere."""
+    check_graders(content)
+    await require_judges(session, project_id, content)
+    return await resolve(session, project_id, content, rubric_id)
+
+
 async def _insert_version(
-    session: AsyncSession, caller: Caller, head: Rubric, content: RubricContent, message: str
+    session: AsyncSession, caller: Caller, head: Rubric, resolved: Resolved, message: str
 ) -> RubricVersion:
     version = RubricVersion(
         rubric_id=head.id,
         version=head.latest_version,
         project_id=caller.project_id,
-        content=content.model_dump(mode="json"),
-        hash=content.hash,
+        content=resolved.authored.model_dump(mode="json"),
+        resolved=resolved.flat.model_dump(mode="json") if resolved.authored.includes else None,
+        hash=resolved.flat.hash,
         message=message,
         author=f"{caller.key_id} ({caller.key_prefix}…)",
     )
@@ -105,17 +114,7 @@ async def point_alias(session: AsyncSession, head: Rubric, alias: str, number: i
 
 async def find_version(session: AsyncSession, head: Rubric, name: str) -> RubricVersion:
     """A version by number, alias or `latest`; 404 otherwise."""
-    number: int | None = None
-    if name == "latest":
-        number = head.latest_version
-    elif name.isdigit():
-        number = int(name)
-    else:
-        aliases = (await session.scalars(queries.aliases([head.id]))).all()
-        number = next((alias.version for alias in aliases if alias.alias == name), None)
-    found = None
-    if number is not None and number < 2**31:
-        found = await session.scalar(queries.version(head.id, number))
+    found = await session.scalar(queries.named(head.id, name))
     if found is None:
         raise NotFound(
             f"rubric '{head.id}' has no version or alias '{name}'; the latest version is {head.latest_version}"
@@ -123,34 +122,17 @@ async def find_version(session: AsyncSession, head: Rubric, name: str) -> Rubric
     return found
 
 
-def check_graders(content: RubricContent) -> None:
+def check_graders(content: AuthoredContent) -> None:
     """422 with the place for a pattern or a schema that could never grade anything."""
-    faults = []
-    for position, criterion in enumerate(content.criteria):
-        place = f"/content/criteria/{position}/grader"
-        grader = criterion.grader
-        if isinstance(grader, RegexGrader):
-            try:
-                regex.compile(grader.pattern)
-            except regex.error as error:
-                message = f"the regular expression does not compile: {error}"
-                faults.append({"pointer": f"{place}/pattern", "code": "invalid_regex", "message": message})
-        if isinstance(grader, JsonSchemaGrader):
-            try:
-                jsonschema.Draft202012Validator.check_schema(grader.schema_)
-            except jsonschema.SchemaError as error:
-                message = f"this is no JSON schema (draft 2020-12): {error.message}"
-                faults.append({"pointer": f"{place}/schema", "code": "invalid_schema", "message": message})
+    faults = grader_faults(content.criteria, "/content/criteria")
     if faults:
-        first = faults[0]
-        raise Invalid(
-            f"{first['pointer']}: {first['message']}", code=first["code"], param=first["pointer"], errors=faults
-        )
+        raise Invalid.of(faults)
 
 
-async def require_judges(session: AsyncSession, project_id: str, content: RubricContent) -> None:
+async def require_judges(session: AsyncSession, project_id: str, content: AuthoredContent) -> None:
     """422 with the criterion's path for a judge that does not exist in the project."""
-    wanted = content.judge_ids()
+    graders = [criterion.grader for criterion in content.criteria]
+    wanted = {grader.judge for grader in graders if isinstance(grader, JudgeGrader)}
     if not wanted:
         return
     known = set(await session.scalars(select(Judge.id).where(Judge.project_id == project_id, Judge.id.in_(wanted))))
@@ -158,15 +140,10 @@ async def require_judges(session: AsyncSession, project_id: str, content: Rubric
         {
             "pointer": f"/content/criteria/{position}/grader/judge",
             "code": "not_found",
-            "message": f"there is no judge '{criterion.grader.judge}'",
+            "message": f"there is no judge '{grader.judge}'",
         }
-        for position, criterion in enumerate(content.criteria)
-        if isinstance(criterion.grader, JudgeGrader) and criterion.grader.judge not in known
+        for position, grader in enumerate(graders)
+        if isinstance(grader, JudgeGrader) and grader.judge not in known
     ]
     if faults:
-        raise Invalid(
-            f"{faults[0]['pointer']}: {faults[0]['message']}",
-            code="not_found",
-            param=faults[0]["pointer"],
-            errors=faults,
-        )
+        raise Invalid.of(faults)

@@ -18,6 +18,7 @@ from service.rubrics.schemas import (
     RubricIn,
     RubricOut,
     RubricPatch,
+    ValidateIn,
     ValidationOut,
     VersionIn,
     VersionOut,
@@ -66,11 +67,15 @@ async def list_rubrics(
 
 
 @rubrics.post("/v1/rubrics/validate", openapi_extra=needs("rubrics:read"))
-async def validate(body: VersionIn, session: SessionDep, caller: CallerDep) -> ValidationOut:
+async def validate(body: ValidateIn, session: SessionDep, caller: CallerDep) -> ValidationOut:
     """Check a content without storing anything; what is wrong comes back as a 422 with a path for each fault."""
-    commands.check_graders(body.content)
-    await commands.require_judges(session, caller.project_id, body.content)
-    return ValidationOut(valid=True, hash=body.content.hash, content=body.content.model_dump(mode="json"))
+    found = await commands.check(session, caller.project_id, body.content, body.rubric)
+    return ValidationOut(
+        valid=True,
+        hash=found.flat.hash,
+        content=found.authored.model_dump(mode="json"),
+        resolved=found.flat.model_dump(mode="json"),
+    )
 
 
 @rubrics.get("/v1/rubrics/{rubric_id}", openapi_extra=needs("rubrics:read"))

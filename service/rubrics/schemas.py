@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from service.db.tables import Rubric, RubricAlias, RubricVersion
 from service.domain.base import Value
 from service.domain.conversation import Name, Text
-from service.domain.rubric import RubricContent
+from service.domain.rubric import AuthoredContent, RubricId
 
 
 class RubricIn(Value):
@@ -19,7 +19,7 @@ class RubricIn(Value):
     name: Name
     category: Name | None = None
     description: Text = ""
-    content: RubricContent
+    content: AuthoredContent
     message: Text = ""
 
 
@@ -34,8 +34,15 @@ class RubricPatch(Value):
 class VersionIn(Value):
     """A new version."""
 
-    content: RubricContent
+    content: AuthoredContent
     message: Text = ""
+
+
+class ValidateIn(Value):
+    """A content to check; `rubric` says whose next version it would be, for a rubric may not include itself."""
+
+    content: AuthoredContent
+    rubric: RubricId | None = None
 
 
 class AliasIn(Value):
@@ -74,12 +81,17 @@ class RubricOut(BaseModel):
 
 
 class VersionOut(BaseModel):
-    """An immutable version; `hash` is the sha256 of its canonical content."""
+    """An immutable version.
+
+    `content` is what was written, its includes pinned; `resolved` what that flattens to, null without includes. `hash` is the
+    sha256 of the canonical JSON of what completions are graded by.
+    """
 
     rubric: str
     version: int
     hash: str
     content: dict[str, Any]
+    resolved: dict[str, Any] | None
     author: str
     message: str
     created_at: datetime
@@ -92,6 +104,7 @@ class VersionOut(BaseModel):
             version=row.version,
             hash=row.hash,
             content=row.content,
+            resolved=row.resolved,
             author=row.author,
             message=row.message,
             created_at=row.created_at,
@@ -105,11 +118,12 @@ class NewRubricOut(RubricOut):
 
 
 class ValidationOut(BaseModel):
-    """A content that is valid: its hash, and with defaults filled in."""
+    """A content that is valid: with defaults filled in and includes pinned, what it resolves to, and the hash of that."""
 
     valid: bool
     hash: str
     content: dict[str, Any]
+    resolved: dict[str, Any]
 
 
 def head_etag(row: Rubric) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Select, select
+from collections.abc import Collection
+
+from sqlalchemy import Select, false, select, tuple_
 from sqlalchemy.dialects.postgresql import Insert, insert
 
 from service.db.queries.jobs import now
@@ -28,6 +30,24 @@ def versions(rubric_id: str) -> Select[RubricVersion]:
 def version(rubric_id: str, number: int) -> Select[RubricVersion]:
     """One version."""
     return versions(rubric_id).where(RubricVersion.version == number)
+
+
+def named(rubric_id: str, name: int | str) -> Select[RubricVersion]:
+    """A version by number, alias or `latest`; no row if there is none of this name."""
+    if isinstance(name, str) and name.isascii() and name.isdigit():
+        name = int(name) if len(name) < 10 else 2**31
+    if isinstance(name, int):
+        return version(rubric_id, name) if name < 2**31 else versions(rubric_id).where(false())
+    if name == "latest":
+        head_of = select(Rubric.latest_version).where(Rubric.id == rubric_id)
+        return versions(rubric_id).where(RubricVersion.version == head_of.scalar_subquery())
+    alias = select(RubricAlias.version).where(RubricAlias.rubric_id == rubric_id, RubricAlias.alias == name)
+    return versions(rubric_id).where(RubricVersion.version == alias.scalar_subquery())
+
+
+def these_versions(pins: Collection[tuple[str, int]]) -> Select[RubricVersion]:
+    """The versions of these `(rubric, number)` pairs."""
+    return select(RubricVersion).where(tuple_(RubricVersion.rubric_id, RubricVersion.version).in_(list(pins)))
 
 
 def aliases(rubric_ids: list[str]) -> Select[RubricAlias]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -38,6 +40,12 @@ class RubricVersion(Base):
     author: Mapped[str]
     created_at: Mapped[Created]
     resolved: Mapped[Json | None]
+
+    @property
+    def graded_by(self) -> dict[str, Any]:
+        """The flat content that completions are graded by: `content` with its includes resolved."""
+        found: dict[str, Any] = self.content if self.resolved is None else self.resolved
+        return found
 
 
 class RubricAlias(Base):

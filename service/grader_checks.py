@@ -1,0 +1,34 @@
+"""Graders that could never grade anything, found before they are stored: in a rubric at publish, in a prompt's row at ingest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jsonschema
+import regex
+
+from service.domain.grader import JsonSchemaGrader, RegexGrader
+from service.domain.rubric import Criterion
+
+
+def grader_faults(criteria: Sequence[Criterion], place: str) -> list[dict[str, str]]:
+    """What is wrong, with pointers below `place`, the pointer of the list of criteria."""
+    return [
+        {"pointer": f"{place}/{position}/grader/{field}", "code": code, "message": message}
+        for position, criterion in enumerate(criteria)
+        for field, code, message in _faults(criterion.grader)
+    ]
+
+
+def _faults(grader: Any) -> Iterator[tuple[str, str, str]]:
+    if isinstance(grader, RegexGrader):
+        try:
+            regex.compile(grader.pattern)
+        except regex.error as error:
+            yield "pattern", "invalid_regex", f"the regular expression does not compile: {error}"
+    if isinstance(grader, JsonSchemaGrader):
+        try:
+            jsonschema.Draft202012Validator.check_schema(grader.schema_)
+        except jsonschema.SchemaError as error:
+            yield "schema", "invalid_schema", f"this is no JSON schema (draft 2020-12): {error.message}"
