@@ -119,7 +119,7 @@ class GradingEngine:
         except asyncio.CancelledError:
             raise
         except Exception:
-            log.exception("batch %s of %s", batch.id, batch.job_id)
+            log.exception("batch %s of %s", batch.id, batch.owner_id)
         finally:
             self._held.pop(batch.id, None)
             self._tasks.pop(batch.id, None)

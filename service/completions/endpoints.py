@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from fastapi import Depends, Query
 
-from service.completions.schemas import CompletionOut, CritiqueOut
+from service.completion import CompletionOut
+from service.completions.schemas import CritiqueOut
 from service.db.queries import completions as queries
 from service.db.queries import jobs as job_queries
 from service.db.tables import CellRow, Completion, Job
@@ -72,7 +73,7 @@ async def list_completions(
     found = await page.fetch(
         session, statement, queries.SORTS[name], lambda row: row, key_of, descending=sort.startswith("-")
     )
-    cells = list(await session.scalars(queries.cells([row.id for row in found.data])))
+    cells = list(await session.scalars(queries.cells(found.data)))
     return Listing(data=[CompletionOut.of(row, cells) for row in found.data], next_page_token=found.next_page_token)
 
 
@@ -82,7 +83,7 @@ async def get_completion(completion_id: str, session: SessionDep, caller: Caller
     row = await session.scalar(queries.completion(caller.project_id, completion_id))
     if row is None:
         raise NotFound(f"there is no completion '{completion_id}'")
-    return CompletionOut.of(row, list(await session.scalars(queries.cells([row.id]))))
+    return CompletionOut.of(row, list(await session.scalars(queries.cells([row]))))
 
 
 @completions.get("/v1/critiques", openapi_extra=needs("jobs:read"))
@@ -91,6 +92,7 @@ async def list_critiques(
     caller: CallerDep,
     page: PageDep,
     job: str | None = None,
+    grading: str | None = None,
     completion: str | None = None,
     criterion: str | None = None,
     q: Annotated[str | None, Query(description="text that the critique contains", max_length=200)] = None,
@@ -99,6 +101,7 @@ async def list_critiques(
     statement = queries.critiques(caller.project_id)
     for column, value in (
         (CellRow.job_id, job),
+        (CellRow.grading_id, grading),
         (CellRow.completion_id, completion),
         (CellRow.criterion, criterion),
     ):

@@ -5,22 +5,20 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.db.queries import datasets as dataset_queries
 from service.db.queries import jobs as queries
 from service.db.queries import models as model_queries
-from service.db.queries import rubrics as rubric_queries
-from service.db.tables import Job, Judge
+from service.db.tables import Job
 from service.domain.algorithm import GrpoConfig, OnPolicyConfig, data_kind, is_epochwise
 from service.domain.dataset import Snapshot
 from service.domain.ids import new_id
 from service.domain.job import DataSpec, JobSpec, resolved
 from service.domain.job_state import TERMINAL, Event
-from service.domain.rubric import DEFAULT_AGGREGATION, Aggregation, RubricContent, RubricRef
+from service.domain.rubric import DEFAULT_AGGREGATION, Aggregation, RubricContent
 from service.errors import Conflict, Invalid, NotFound
 from service.operation import Caller
+from service.pins import pin_judges, pin_rubric, pin_snapshot
 
 
 async def submit_job(session: AsyncSession, caller: Caller, spec: JobSpec) -> Job:
@@ -36,23 +34,22 @@ async def submit_job(session: AsyncSession, caller: Caller, spec: JobSpec) -> Jo
     for kind in DataSpec.model_fields:
         dataset_id = getattr(spec.data, kind)
         if dataset_id is not None:
-            data[kind] = await _snapshot(session, project, dataset_id, kind, f"/data/{kind}")
+            data[kind], _ = await pin_snapshot(session, project, dataset_id, (kind,), f"/data/{kind}")
     pinned: dict[str, Any] = {"policy": {"model": model.id, "sha256": model.sha256}}
     contents: list[RubricContent] = []
     if spec.rubric is not None:
-        pinned["rubric"], content = await _pin_rubric(session, project, spec.rubric, "/rubric")
+        pinned["rubric"], content = await pin_rubric(session, project, spec.rubric, "/rubric")
         contents.append(content)
         spec = _with_aggregation(spec, content)
     if spec.evaluation is not None:
-        data["evaluation"] = await _snapshot(
-            session, project, spec.evaluation.prompts, "prompts", "/evaluation/prompts"
-        )
+        place = "/evaluation/prompts"
+        data["evaluation"], _ = await pin_snapshot(session, project, spec.evaluation.prompts, ("prompts",), place)
         pinned["evaluation_rubric"] = pinned.get("rubric")
         if spec.evaluation.rubric is not None:
             place = "/evaluation/rubric"
-            pinned["evaluation_rubric"], content = await _pin_rubric(session, project, spec.evaluation.rubric, place)
+            pinned["evaluation_rubric"], content = await pin_rubric(session, project, spec.evaluation.rubric, place)
             contents.append(content)
-    pinned["judges"] = await _pin_judges(session, project, contents)
+    pinned["judges"] = await pin_judges(session, project, contents)
     pinned["data"] = {kind: snapshot.model_dump() for kind, snapshot in data.items()}
     values = {
         "id": new_id("job"),
@@ -88,47 +85,6 @@ def _steps(spec: JobSpec, data: dict[str, Snapshot]) -> int:
         assert epochs is not None
         return max(1, math.ceil(rows * epochs / batch))
     return spec.training.steps or 0
-
-
-async def _snapshot(session: AsyncSession, project: str, dataset_id: str, kind: str, place: str) -> Snapshot:
-    dataset = await session.scalar(dataset_queries.head(project, dataset_id))
-    if dataset is None:
-        raise Invalid.at(place, "not_found", f"there is no dataset '{dataset_id}'")
-    if dataset.kind != kind:
-        raise Invalid.at(place, "wrong_kind", f"dataset '{dataset_id}' holds {dataset.kind}; {kind} are needed here")
-    if dataset.rows == 0:
-        raise Invalid.at(place, "empty_dataset", f"dataset '{dataset_id}' has no published rows; post some first")
-    return Snapshot(
-        dataset=dataset.id, batches=dataset.batches, rows=dataset.rows, last_seq=dataset.last_seq, hash=dataset.hash
-    )
-
-
-async def _pin_rubric(
-    session: AsyncSession, project: str, ref: RubricRef, place: str
-) -> tuple[dict[str, Any], RubricContent]:
-    head = await session.scalar(rubric_queries.head(project, ref.id))
-    if head is None:
-        raise Invalid.at(f"{place}/id", "not_found", f"there is no rubric '{ref.id}'")
-    version = await session.scalar(rubric_queries.named(head.id, ref.version))
-    if version is None:
-        message = (
-            f"rubric '{ref.id}' has no version or alias '{ref.version}'; the latest version is {head.latest_version}"
-        )
-        raise Invalid.at(f"{place}/version", "not_found", message)
-    pinned = {"id": head.id, "version": version.version, "hash": version.hash, "category": head.category}
-    return {**pinned, "content": version.graded_by}, RubricContent.model_validate(version.graded_by)
-
-
-async def _pin_judges(session: AsyncSession, project: str, contents: list[RubricContent]) -> dict[str, int]:
-    wanted = sorted({judge for content in contents for judge in content.judge_ids()})
-    found = await session.execute(
-        select(Judge.id, Judge.revision).where(Judge.project_id == project, Judge.id.in_(wanted))
-    )
-    pinned: dict[str, int] = dict(found.tuples().all())
-    missing = [judge for judge in wanted if judge not in pinned]
-    if missing:
-        raise Invalid.at("/rubric", "not_found", f"the rubric needs the judge '{missing[0]}', which does not exist")
-    return {judge: pinned[judge] for judge in wanted}
 
 
 async def load(session: AsyncSession, project_id: str, job_id: str) -> Job:

@@ -1,4 +1,4 @@
-"""Judged cells between a training child, who asks and waits, and the grading workers, who claim and answer."""
+"""Judged cells between who asks and waits (a training child, a grading) and the grading workers, who claim and answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from service.db.engine import Database
 from service.db.queries import cells as queries
 from service.db.queries import jobs as job_queries
-from service.db.tables import CellRequest, Job, Judge, JudgeRevision, Outbox
+from service.db.tables import CellRequest, Grading, Job, Judge, JudgeRevision, Outbox
 from service.domain.grade import Cell
 from service.domain.ids import new_id
 from service.queue import Bell
@@ -30,9 +30,9 @@ SILENCE_S = 10.0
 """Without a finished batch for this long, the job says that it waits for a grading worker."""
 
 
-def channel(job_id: str) -> str:
-    """The bell that rings when a batch of a job is done."""
-    return f"grape:cells:{job_id}"
+def channel(owner_id: str) -> str:
+    """The bell that rings when a batch of a job or a grading is done."""
+    return f"grape:cells:{owner_id}"
 
 
 class CellDesk:
@@ -142,7 +142,7 @@ class ClaimedBatch:
     """A batch that this grading worker holds."""
 
     id: str
-    job_id: str
+    owner_id: str
     fence: int
     prompt: dict[str, Any]
     texts: list[str]
@@ -167,17 +167,17 @@ class CellWork:
             claimed = []
             for row in rows:
                 session.execute(job_queries.forget_messages(row.id))
-                job = session.get_one(Job, row.job_id)
+                owner = session.get_one(Job, row.job_id) if row.job_id else session.get_one(Grading, row.grading_id)
                 todo = [(index, criterion) for index, criterion in session.execute(queries.unanswered(row.id))]
                 claimed.append(
                     ClaimedBatch(
                         id=row.id,
-                        job_id=row.job_id,
+                        owner_id=owner.id,
                         fence=row.fence,
                         prompt=row.payload["prompt"],
                         texts=row.payload["texts"],
-                        rubric=job.resolved[row.payload["rubric"]],
-                        judges=job.resolved["judges"],
+                        rubric=owner.resolved[row.payload["rubric"]],
+                        judges=owner.resolved["judges"],
                         todo=todo,
                     )
                 )
@@ -199,11 +199,11 @@ class CellWork:
             session.execute(queries.ANSWER, values)
 
     def finish(self, batch: ClaimedBatch) -> bool:
-        """Done; the child that waits for it is woken."""
+        """Done; whoever waits for it is woken."""
         with self.database.transaction() as session:
             done = session.execute(queries.finish(batch.id, batch.fence)).first() is not None
         if done:
-            self.bell.ring(channel(batch.job_id))
+            self.bell.ring(channel(batch.owner_id))
         return done
 
     def renew(self, batches: dict[str, int]) -> set[str]:

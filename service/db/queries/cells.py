@@ -1,66 +1,83 @@
-"""Batches of judged cells: asked for by a training child, claimed by grading workers."""
+"""Batches of judged cells: asked for by a training child or a grading, claimed by grading workers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Delete, Executable, Select, and_, delete, func, literal, or_, select, text, update
+from sqlalchemy import ColumnElement, Delete, Executable, Select, and_, delete, func, literal, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from service.db.queries.jobs import now, seconds
-from service.db.tables import CellBatch, CellRequest, Job
+from service.db.tables import CellBatch, CellRequest, Grading, Job
 from service.domain.job_state import HELD, TERMINAL
 
 GRADING_TASK = "workers.tasks.grading.grade"
 GRADING_QUEUE = "grading"
 
 
+def owner(owner_id: str) -> str:
+    """The column that names the owner of a batch: a job's, or a grading's."""
+    return "grading_id" if owner_id.startswith("grd_") else "job_id"
+
+
+def _of(owner_id: str) -> ColumnElement[bool]:
+    column: ColumnElement[str] = getattr(CellBatch, owner(owner_id))
+    return column == owner_id
+
+
+def _wanted() -> ColumnElement[bool]:
+    """Whether somebody still waits for a batch: a held job, or a running grading."""
+    job = select(literal(1)).where(Job.id == CellBatch.job_id, Job.status.in_(HELD))
+    grading = select(literal(1)).where(Grading.id == CellBatch.grading_id, Grading.status == "running")
+    return or_(job.exists(), grading.exists())
+
+
 def ask(values: Mapping[str, Any]) -> Executable:
-    """Insert a batch unless the job has asked for this key; returns its id if it is new."""
+    """Insert a batch unless its owner has asked for this key; returns its id if it is new."""
+    column = "grading_id" if values.get("grading_id") else "job_id"
     return (
         insert(CellBatch)
         .values(**values)
-        .on_conflict_do_nothing(index_elements=["job_id", "key"])
+        .on_conflict_do_nothing(index_elements=[column, "key"])
         .returning(CellBatch.id)
     )
 
 
-def pending(job_id: str, keys: Sequence[str]) -> Select[str, str]:
+def pending(owner_id: str, keys: Sequence[str]) -> Select[str, str]:
     """The batches among these that are not done."""
     return select(CellBatch.key, CellBatch.status).where(
-        CellBatch.job_id == job_id, CellBatch.key.in_(keys), CellBatch.status != "done"
+        _of(owner_id), CellBatch.key.in_(keys), CellBatch.status != "done"
     )
 
 
-def answered(job_id: str, keys: Sequence[str]) -> Select[str, int, str, Any]:
+def answered(owner_id: str, keys: Sequence[str]) -> Select[str, int, str, Any]:
     """The cells of these batches."""
     return (
         select(CellBatch.key, CellRequest.completion_index, CellRequest.criterion, CellRequest.cell)
         .join(CellRequest, CellRequest.batch_id == CellBatch.id)
-        .where(CellBatch.job_id == job_id, CellBatch.key.in_(keys))
+        .where(_of(owner_id), CellBatch.key.in_(keys))
         .order_by(CellBatch.key, CellRequest.completion_index, CellRequest.criterion)
     )
 
 
-def forget(job_id: str, keys: Sequence[str]) -> Delete:
+def forget(owner_id: str, keys: Sequence[str]) -> Delete:
     """Drop these batches with their cells."""
-    return delete(CellBatch).where(CellBatch.job_id == job_id, CellBatch.key.in_(keys))
+    return delete(CellBatch).where(_of(owner_id), CellBatch.key.in_(keys))
 
 
 def claim(worker_id: str, lease_s: float, limit: int) -> Executable:
-    """Take waiting batches of held jobs, and those whose worker has let its lease lapse."""
+    """Take waiting batches that are wanted, and those whose worker has let its lease lapse."""
     free = (
         select(CellBatch.id)
-        .join(Job, Job.id == CellBatch.job_id)
         .where(
             or_(
                 CellBatch.status == "queued",
                 and_(CellBatch.status == "running", CellBatch.lease_expires_at < now()),
             ),
-            Job.status.in_(HELD),
+            _wanted(),
         )
-        .order_by(CellBatch.created_at, CellBatch.id)
+        .order_by(CellBatch.priority.desc(), CellBatch.created_at, CellBatch.id)
         .limit(limit)
         .with_for_update(of=CellBatch, skip_locked=True)
         .cte("free")
@@ -71,7 +88,14 @@ def claim(worker_id: str, lease_s: float, limit: int) -> Executable:
         .values(
             status="running", fence=CellBatch.fence + 1, worker_id=worker_id, lease_expires_at=now() + seconds(lease_s)
         )
-        .returning(CellBatch.id, CellBatch.job_id, CellBatch.project_id, CellBatch.fence, CellBatch.payload)
+        .returning(
+            CellBatch.id,
+            CellBatch.job_id,
+            CellBatch.grading_id,
+            CellBatch.project_id,
+            CellBatch.fence,
+            CellBatch.payload,
+        )
     )
 
 
@@ -85,11 +109,11 @@ def unanswered(batch_id: str) -> Select[int, str]:
 
 
 def renew(batches: Mapping[str, int], worker_id: str, lease_s: float) -> Executable:
-    """Renew leases; returns the batches that are still held and whose job still wants them."""
+    """Renew leases; returns the batches that are still held and still wanted."""
     return (
         update(CellBatch)
         .where(CellBatch.id.in_(list(batches)), CellBatch.worker_id == worker_id, CellBatch.status == "running")
-        .where(select(literal(1)).where(Job.id == CellBatch.job_id, Job.status.in_(HELD)).exists())
+        .where(_wanted())
         .values(lease_expires_at=now() + seconds(lease_s))
         .returning(CellBatch.id, CellBatch.fence)
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, any_, func, or_, select
 
 from service.db.queries.jobs import superseded
 from service.db.tables import CellRow, Completion
@@ -31,14 +32,23 @@ def completion(project_id: str, completion_id: str) -> Select[Completion]:
     return select(Completion).where(Completion.project_id == project_id, Completion.id == completion_id)
 
 
-def cells(completion_ids: list[str]) -> Select[CellRow]:
-    """The cells of these completions, in key order."""
-    return select(CellRow).where(CellRow.completion_id.in_(completion_ids)).order_by(CellRow.criterion)
+def of_grading(grading_id: str) -> Select[Completion]:
+    """The completions of a grading."""
+    return select(Completion).where(Completion.grading_id == grading_id)
+
+
+def cells(completions: Sequence[Completion]) -> Select[CellRow]:
+    """The cells of these completions, in key order; those aggregated anew have the cells of another."""
+    owners = {row.cells_of or row.id for row in completions}
+    return select(CellRow).where(CellRow.completion_id.in_(owners)).order_by(CellRow.criterion)
 
 
 def with_cell(statement: Select[Completion], criterion: str | None, status: str | None) -> Select[Completion]:
     """Only completions with a cell of this criterion, or this status, or both in one cell."""
-    cell = select(CellRow.completion_id).where(CellRow.completion_id == Completion.id)
+    cell = select(CellRow.completion_id).where(
+        CellRow.completion_id == func.coalesce(Completion.cells_of, Completion.id),
+        or_(Completion.reused.is_(None), CellRow.criterion == any_(Completion.reused)),
+    )
     if criterion is not None:
         cell = cell.where(CellRow.criterion == criterion)
     if status is not None:

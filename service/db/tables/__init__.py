@@ -4,6 +4,7 @@ from service.db.tables.base import Base
 from service.db.tables.checkpoints import Checkpoint
 from service.db.tables.completions import CellBatch, CellRequest, CellRow, Completion
 from service.db.tables.datasets import Dataset, DatasetBatch, DatasetRow
+from service.db.tables.gradings import Grading, GradingGroup, GradingItem
 from service.db.tables.jobs import Attempt, Job, JobEvent, JobLog, JobMetric, Outbox
 from service.db.tables.judges import Judge, JudgeRevision
 from service.db.tables.models import Model
@@ -22,6 +23,9 @@ __all__ = [
     "Dataset",
     "DatasetBatch",
     "DatasetRow",
+    "Grading",
+    "GradingGroup",
+    "GradingItem",
     "IdempotencyKey",
     "Job",
     "JobEvent",

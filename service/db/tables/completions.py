@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ForeignKey
+from sqlalchemy import ForeignKey, SmallInteger
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.db.tables.base import (
@@ -17,18 +17,23 @@ from service.db.tables.base import (
     PartitionTime,
     ProjectId,
     Reals,
+    Texts,
 )
 
 
 class Completion(Base):
-    """One sampled completion with its group's arithmetic. Partitioned by time."""
+    """One completion with its group's arithmetic, of a job or of a grading. Partitioned by time.
+
+    `position` is a grading's input order, `source_id` the stored completion that it has graded. `cells_of`: aggregated anew from
+    that completion's cells, of which those in `reused` count.
+    """
 
     __tablename__ = "completions"
 
     id: Mapped[Id]
     created_at: Mapped[PartitionTime]
     project_id: Mapped[str]
-    job_id: Mapped[str]
+    job_id: Mapped[str | None]
     fence: Mapped[Big]
     attempt: Mapped[int]
     step: Mapped[int]
@@ -40,7 +45,7 @@ class Completion(Base):
     text: Mapped[str]
     token_ids: Mapped[Ints]
     logprobs: Mapped[Reals]
-    finish_reason: Mapped[str]
+    finish_reason: Mapped[str | None]
     member: Mapped[bool]
     coverage: Mapped[Double]
     reward: Mapped[Double | None]
@@ -53,6 +58,12 @@ class Completion(Base):
     signal: Mapped[str]
     rubric_id: Mapped[str]
     rubric_version: Mapped[int]
+    grading_id: Mapped[str | None]
+    position: Mapped[int | None]
+    source_id: Mapped[str | None]
+    cells_of: Mapped[str | None]
+    cells_created_at: Mapped[Moment | None]
+    reused: Mapped[Texts | None]
 
 
 class CellRow(Base):
@@ -64,7 +75,7 @@ class CellRow(Base):
     criterion: Mapped[str] = mapped_column(primary_key=True)
     created_at: Mapped[PartitionTime]
     project_id: Mapped[str]
-    job_id: Mapped[str]
+    job_id: Mapped[str | None]
     critique_id: Mapped[str | None]
     status: Mapped[str]
     family: Mapped[str | None]
@@ -86,16 +97,17 @@ class CellRow(Base):
     tokens_out: Mapped[int]
     audit: Mapped[bool]
     steps: Mapped[Json | None]
+    grading_id: Mapped[str | None]
 
 
 class CellBatch(Base):
-    """The judged cells of one group, asked for under an idempotent key; claimed like a job."""
+    """Judged cells of one group of a job or a grading, asked for under an idempotent key; claimed like a job."""
 
     __tablename__ = "cell_batches"
 
     id: Mapped[Id]
     project_id: Mapped[ProjectId]
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
     key: Mapped[str]
     status: Mapped[str]
     payload: Mapped[Json]
@@ -104,6 +116,8 @@ class CellBatch(Base):
     worker_id: Mapped[str | None]
     created_at: Mapped[Created]
     finished_at: Mapped[Moment | None]
+    grading_id: Mapped[str | None] = mapped_column(ForeignKey("gradings.id", ondelete="CASCADE"))
+    priority: Mapped[int] = mapped_column(SmallInteger, server_default="0")
 
 
 class CellRequest(Base):

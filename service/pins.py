@@ -1,0 +1,66 @@
+"""What a request names and what that is now: rubric versions, judges' revisions and snapshots, pinned so that they stay.
+
+An id that the project does not have is 422 at its place in the body, the same for a foreign id as for an unknown one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.db.queries import datasets as dataset_queries
+from service.db.queries import rubrics as rubric_queries
+from service.db.tables import Judge
+from service.domain.dataset import Snapshot
+from service.domain.rubric import RubricContent, RubricRef
+from service.errors import Invalid
+
+
+async def pin_snapshot(
+    session: AsyncSession, project: str, dataset_id: str, kinds: tuple[str, ...], place: str
+) -> tuple[Snapshot, str]:
+    """The published rows of a dataset of one of these kinds as they are now, and its kind."""
+    dataset = await session.scalar(dataset_queries.head(project, dataset_id))
+    if dataset is None:
+        raise Invalid.at(place, "not_found", f"there is no dataset '{dataset_id}'")
+    if dataset.kind not in kinds:
+        wanted = " or ".join(kinds)
+        raise Invalid.at(place, "wrong_kind", f"dataset '{dataset_id}' holds {dataset.kind}; {wanted} are needed here")
+    if dataset.rows == 0:
+        raise Invalid.at(place, "empty_dataset", f"dataset '{dataset_id}' has no published rows; post some first")
+    snapshot = Snapshot(
+        dataset=dataset.id, batches=dataset.batches, rows=dataset.rows, last_seq=dataset.last_seq, hash=dataset.hash
+    )
+    return snapshot, dataset.kind
+
+
+async def pin_rubric(
+    session: AsyncSession, project: str, ref: RubricRef, place: str
+) -> tuple[dict[str, Any], RubricContent]:
+    """A version by number, alias or `latest`: what is stored with whoever uses it, and its content."""
+    head = await session.scalar(rubric_queries.head(project, ref.id))
+    if head is None:
+        raise Invalid.at(f"{place}/id", "not_found", f"there is no rubric '{ref.id}'")
+    version = await session.scalar(rubric_queries.named(head.id, ref.version))
+    if version is None:
+        message = (
+            f"rubric '{ref.id}' has no version or alias '{ref.version}'; the latest version is {head.latest_version}"
+        )
+        raise Invalid.at(f"{place}/version", "not_found", message)
+    pinned = {"id": head.id, "version": version.version, "hash": version.hash, "category": head.category}
+    return {**pinned, "content": version.graded_by}, RubricContent.model_validate(version.graded_by)
+
+
+async def pin_judges(session: AsyncSession, project: str, contents: list[RubricContent]) -> dict[str, int]:
+    """The current revision of every judge that these contents need."""
+    wanted = sorted({judge for content in contents for judge in content.judge_ids()})
+    found = await session.execute(
+        select(Judge.id, Judge.revision).where(Judge.project_id == project, Judge.id.in_(wanted))
+    )
+    pinned: dict[str, int] = dict(found.tuples().all())
+    missing = [judge for judge in wanted if judge not in pinned]
+    if missing:
+        raise Invalid.at("/rubric", "not_found", f"the rubric needs the judge '{missing[0]}', which does not exist")
+    return {judge: pinned[judge] for judge in wanted}
