@@ -66,4 +66,3 @@ class GradingGroup(Base):
     group_key: Mapped[str]
     size: Mapped[int]
     status: Mapped[str]
-
