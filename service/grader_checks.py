@@ -8,16 +8,17 @@ from typing import Any
 import jsonschema
 import regex
 
-from service.domain.grader import JsonSchemaGrader, RegexGrader
+from service.domain.grader import JsonSchemaGrader, RegexGrader, parts_of
 from service.domain.rubric import Criterion
 
 
 def grader_faults(criteria: Sequence[Criterion], place: str) -> list[dict[str, str]]:
     """What is wrong, with pointers below `place`, the pointer of the list of criteria."""
     return [
-        {"pointer": f"{place}/{position}/grader/{field}", "code": code, "message": message}
+        {"pointer": f"{place}/{position}/grader{below}/{field}", "code": code, "message": message}
         for position, criterion in enumerate(criteria)
-        for field, code, message in _faults(criterion.grader)
+        for below, grader in parts_of(criterion.grader).items()
+        for field, code, message in _faults(grader)
     ]
 
 

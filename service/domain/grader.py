@@ -1,14 +1,16 @@
-"""What can grade a completion on one criterion: verifiers and judges, each with its own fields."""
+"""What can grade a completion on one criterion: verifiers, composites of them, and judges, each with its own fields."""
 
 from __future__ import annotations
 
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, JsonValue, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
 from service.domain.base import Value, refuse
 from service.domain.conversation import Text
+from service.domain.formula import FUNCTIONS, MAX_LENGTH, FormulaError, parse_formula
 from service.domain.judge import Confidence, Votes
 from service.domain.template import check_template
 
@@ -72,6 +74,82 @@ class JsonSchemaGrader(Value):
     model_config = {"populate_by_name": True, "serialize_by_alias": True}
 
 
+_NOT_OFFERED = {
+    "meteor": "it needs WordNet, which would have to be downloaded; rouge_l and gleu compare words without it",
+    "cosine": "it needs an embedding model, and none comes with this version; use a judge, or bleu, gleu, rouge_1 … rouge_l",
+}
+
+
+def _offered(metric: Any) -> Any:
+    if isinstance(metric, str) and metric in _NOT_OFFERED:
+        raise PydanticCustomError(
+            "unsupported_metric",
+            "the metric '{metric}' is not offered: {why}",
+            {"metric": metric, "why": _NOT_OFFERED[metric]},
+        )
+    return metric
+
+
+Metric = Literal["fuzzy_match", "bleu", "gleu", "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l"]
+
+
+class SimilarityGrader(Value):
+    """How like the reference a completion is, in [0, 1]; with `threshold`, a hit from that similarity on."""
+
+    type: Literal["similarity"]
+    metric: Annotated[Metric, BeforeValidator(_offered)]
+    reference: Template
+    threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+_STANDS_ALONE = {
+    "judge": "a judge's score has a critique and a confidence of its own, which a formula would lose: "
+    "make it a criterion of its own",
+    "composite": "a composite takes no other composite: one formula can hold both",
+}
+
+
+def _nests(grader: Any) -> Any:
+    kind = grader.get("type") if isinstance(grader, dict) else getattr(grader, "type", None)
+    if isinstance(kind, str) and kind in _STANDS_ALONE:
+        raise PydanticCustomError("cannot_nest", "{why}", {"why": _STANDS_ALONE[kind]})
+    return grader
+
+
+PartName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+PartGrader = Annotated[
+    Annotated[
+        ExactGrader | ContainsGrader | RegexGrader | NumericGrader | JsonSchemaGrader | SimilarityGrader,
+        Field(discriminator="type"),
+    ],
+    BeforeValidator(_nests),
+]
+
+
+class CompositeGrader(Value):
+    """A formula over the scores of named graders, e.g. `0.7 * right + 0.3 * short`; its value is the score, in [0, 1]."""
+
+    type: Literal["composite"]
+    formula: Annotated[Text, StringConstraints(min_length=1, max_length=MAX_LENGTH)]
+    graders: Annotated[dict[PartName, PartGrader], Field(min_length=1, max_length=32)]
+
+    @model_validator(mode="after")
+    def _formula_and_graders_agree(self) -> CompositeGrader:
+        taken = sorted(self.graders.keys() & FUNCTIONS.keys())
+        if taken:
+            refuse((("graders", taken[0]), "invalid_name", f"'{taken[0]}' is a function; give the grader another name"))
+        try:
+            used = set(parse_formula(self.formula).names)
+        except FormulaError as error:
+            refuse((("formula",), "invalid_formula", str(error)))
+        for name in sorted(used - self.graders.keys()):
+            known = ", ".join(sorted(self.graders))
+            refuse((("formula",), "invalid_formula", f"the formula uses '{name}', and the graders are {known}"))
+        for name in sorted(self.graders.keys() - used):
+            refuse((("graders", name), "unused", f"the formula does not use '{name}'; take the grader out or use it"))
+        return self
+
+
 class JudgeGrader(Value):
     """An LLM that scores, with a critique and its confidence; absent fields are inherited from the judge."""
 
@@ -82,7 +160,14 @@ class JudgeGrader(Value):
 
 
 Grader = Annotated[
-    ExactGrader | ContainsGrader | RegexGrader | NumericGrader | JsonSchemaGrader | JudgeGrader,
+    ExactGrader
+    | ContainsGrader
+    | RegexGrader
+    | NumericGrader
+    | JsonSchemaGrader
+    | SimilarityGrader
+    | CompositeGrader
+    | JudgeGrader,
     Field(discriminator="type"),
 ]
 
@@ -92,16 +177,33 @@ GRADER_CONFIGS: dict[str, type[Value]] = {
     "regex": RegexGrader,
     "numeric": NumericGrader,
     "json_schema": JsonSchemaGrader,
+    "similarity": SimilarityGrader,
+    "composite": CompositeGrader,
     "judge": JudgeGrader,
 }
 """Type name -> fields. A test holds this against the workers' registry of graders."""
 
 
+def parts_of(grader: Any) -> dict[str, Any]:
+    """The graders that a grader runs, by the place below it (`graders/name` in a composite, else the grader itself at "")."""
+    if isinstance(grader, CompositeGrader):
+        return {f"/graders/{name}": grader.graders[name] for name in sorted(grader.graders)}
+    return {"": grader}
+
+
 def templates_of(grader: Any) -> list[str]:
     """Every template that a grader renders for a completion."""
     found: list[str] = []
-    if isinstance(grader, ExactGrader | NumericGrader):
-        found.append(grader.reference)
-    if isinstance(grader, ContainsGrader):
-        found.extend(grader.values)
+    for part in parts_of(grader).values():
+        if isinstance(part, ExactGrader | NumericGrader | SimilarityGrader):
+            found.append(part.reference)
+        if isinstance(part, ContainsGrader):
+            found.extend(part.values)
     return found
+
+
+def gives_number(grader: Any) -> bool:
+    """Whether a grader's own answer is a number in [0, 1] rather than a hit or a miss (what a judge gives, its scale says)."""
+    if isinstance(grader, SimilarityGrader):
+        return grader.threshold is None
+    return isinstance(grader, CompositeGrader)

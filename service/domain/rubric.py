@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
 from service.domain.base import Value, content_hash, refuse
 from service.domain.conversation import Name, NonEmptyText, Text
-from service.domain.grader import Grader, JudgeGrader
+from service.domain.grader import Grader, JudgeGrader, gives_number
 
 MAX_DEPTH = 8
 """How deep rubrics may include each other."""
@@ -117,6 +117,11 @@ BLANK_LINES = r"\n[ \t]*\n\s*"
 """What steps are separated by unless the criterion names a pattern of its own."""
 
 
+def _default_scale(given: dict[str, Any]) -> BooleanScale | UnitScale:
+    """Boolean, unless the grader gives a number. `given` holds the fields that stand before `scale`."""
+    return UnitScale(type="unit") if gives_number(given.get("grader")) else BooleanScale()
+
+
 class Criterion(Value):
     """One thing that is graded."""
 
@@ -125,7 +130,8 @@ class Criterion(Value):
     text: Text = ""
     weight: Annotated[float, Field(gt=0, le=1e9)] | None = None
     polarity: Literal["met_is_good", "met_is_bad"] = "met_is_good"
-    scale: Scale = BooleanScale()
+    grader: Grader
+    scale: Scale = Field(default_factory=_default_scale)
     audit: bool = False
     default_confidence: Share | None = None
     tags: list[Name] = []
@@ -134,7 +140,6 @@ class Criterion(Value):
     scope: Literal["completion", "step"] = "completion"
     step_separator: Annotated[Text, StringConstraints(min_length=1, max_length=1000)] | None = None
     step_pooling: Literal["mean", "min"] = "mean"
-    grader: Grader
 
     @model_validator(mode="after")
     def _whole(self) -> Criterion:
@@ -160,10 +165,15 @@ class Criterion(Value):
                 (
                     ("polarity",),
                     "invalid_polarity",
-                    "met_is_bad goes with a boolean scale; level values are goodness already",
+                    "met_is_bad goes with a boolean scale; a number and the values of levels are goodness already",
                 )
             )
-        if self.scale.type != "boolean" and not judged:
+        if gives_number(self.grader):
+            if self.scale.type != "unit":
+                refuse(
+                    (("scale",), "invalid_scale", f"'{self.grader.type}' gives a number in [0, 1]; leave the scale out")
+                )
+        elif self.scale.type != "boolean" and not judged:
             refuse(
                 (
                     ("scale",),

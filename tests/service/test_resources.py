@@ -105,6 +105,15 @@ def test_validate_stores_nothing(api):
         ({"type": "regex", "pattern": "("}, "/content/criteria/0/grader/pattern"),
         ({"type": "json_schema", "schema": {"type": "objekt"}}, "/content/criteria/0/grader/schema"),
         ({"type": "numeric", "reference": "1", "extract": "regex:("}, "/content/criteria/0/grader/extract"),
+        ({"type": "similarity", "metric": "meteor", "reference": "x"}, "/content/criteria/0/grader/metric"),
+        (
+            {"type": "composite", "formula": "1 - a", "graders": {"a": {"type": "regex", "pattern": "("}}},
+            "/content/criteria/0/grader/graders/a/pattern",
+        ),
+        (
+            {"type": "composite", "formula": "1 -", "graders": {"a": {"type": "regex", "pattern": "a"}}},
+            "/content/criteria/0/grader/formula",
+        ),
     ],
 )
 def test_graders_that_could_never_work_are_refused_at_publish(api, grader, place):

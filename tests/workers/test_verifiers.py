@@ -42,6 +42,8 @@ HITS = [
     ({"type": "json_schema", "schema": {"type": "object", "required": ["a"]}}, '{"b": 1}', 0),
     ({"type": "json_schema", "schema": {"required": ["a"]}, "extract": "first_object"}, 'So: {x} {"a": 1} {"b": 2}', 1),
     ({"type": "json_schema", "schema": {"properties": {"a": {"pattern": "^x+$"}}}}, '{"a": "xx"}', 1),
+    ({"type": "similarity", "metric": "fuzzy_match", "reference": "pear", "threshold": 0.75}, "peas", 1),
+    ({"type": "similarity", "metric": "fuzzy_match", "reference": "pear", "threshold": 0.75}, "plum", 0),
 ]
 
 
@@ -107,4 +109,4 @@ def test_text_is_never_evaluated():
 
 
 def test_every_verifier_is_tried_here():
-    assert {grader["type"] for grader, *_ in HITS} == set(VERIFIERS)
+    assert {grader["type"] for grader, *_ in HITS} | {"composite"} == set(VERIFIERS)  # composites: test_composite.py

@@ -1,7 +1,7 @@
 """Verifiers: plain checks of a completion's text. What the text does wrong scores 0; what the grader's side does wrong is null.
 
 Each verifier answers whether the completion hits, or that it could not even be read (no number, no JSON), which is bad under
-either polarity (grape.md §3).
+either polarity (grape.md §3), or how well it does, as a number in [0, 1].
 """
 
 from __future__ import annotations
@@ -20,9 +20,19 @@ from referencing.exceptions import Unresolvable
 
 from service.domain.base import canonical_json
 from service.domain.grade import Cell, CellStatus
-from service.domain.grader import ContainsGrader, ExactGrader, JsonSchemaGrader, NumericGrader, RegexGrader
+from service.domain.grader import (
+    CompositeGrader,
+    ContainsGrader,
+    ExactGrader,
+    JsonSchemaGrader,
+    NumericGrader,
+    RegexGrader,
+    SimilarityGrader,
+)
 from service.domain.rubric import Criterion
 from service.domain.template import TemplateError, render
+from workers.graders.composite import NoScore, combine, shown
+from workers.graders.similarity import ReferenceTooShort, similarity
 
 REGEX_LIMIT_S = 0.5
 MAX_DIGITS = 400
@@ -33,10 +43,17 @@ _NUMBER = regex.compile(
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a verifier found: `hit` is null if the text could not be read."""
+    """What a verifier found: a hit or not, a number in [0, 1] (`value`), or neither if the text could not be read."""
 
-    hit: bool | None
+    hit: bool | None = None
     reason: str | None = None
+    value: float | None = None
+
+    def score(self, polarity: str = "met_is_good") -> float:
+        """The score in [0, 1], 1 is good: polarity inverts a hit, never a number, and what could not be read is 0."""
+        if self.value is not None:
+            return self.value
+        return 0.0 if self.hit is None else float(self.hit != (polarity == "met_is_bad"))
 
 
 class GraderFault(Exception):
@@ -61,10 +78,14 @@ def verify(criterion: Criterion, prompt: Mapping[str, Any], text: str) -> Cell:
         return Cell(status=fault.status, reason=fault.reason, **common)
     except TemplateError as error:
         return Cell(status="infra_error", reason=str(error), **common)
-    score = 0.0
-    if finding.hit is not None:
-        score = float(finding.hit != (criterion.polarity == "met_is_bad"))
-    return Cell(status="ok", score=score, confidence=1.0, confidence_source="verifier", reason=finding.reason, **common)
+    return Cell(
+        status="ok",
+        score=finding.score(criterion.polarity),
+        confidence=1.0,
+        confidence_source="verifier",
+        reason=finding.reason,
+        **common,
+    )
 
 
 def _exact(grader: ExactGrader, prompt: Mapping[str, Any], text: str) -> Finding:
@@ -154,6 +175,33 @@ def _json_schema(grader: JsonSchemaGrader, prompt: Mapping[str, Any], text: str)
         return Finding(None, "the JSON holds a number that is out of range")
 
 
+def _similarity(grader: SimilarityGrader, prompt: Mapping[str, Any], text: str) -> Finding:
+    try:
+        value = similarity(grader.metric, text, render(grader.reference, prompt, text))
+    except ReferenceTooShort as error:
+        raise GraderFault("infra_error", str(error)) from None
+    if grader.threshold is None:
+        return Finding(value=value)
+    return Finding(value >= grader.threshold, f"{grader.metric} {value:.6g}")
+
+
+def _composite(grader: CompositeGrader, prompt: Mapping[str, Any], text: str) -> Finding:
+    """The formula's value, with the scores that went into it as the reason."""
+    scores: dict[str, float] = {}
+    for name in sorted(grader.graders):
+        part = grader.graders[name]
+        try:
+            scores[name] = VERIFIERS[part.type](part, prompt, text).score()
+        except GraderFault as fault:
+            raise GraderFault(fault.status, f"'{name}': {fault.reason}") from None
+        except TemplateError as error:
+            raise GraderFault("infra_error", f"'{name}': {error}") from None
+    try:
+        return Finding(value=combine(grader.formula, scores), reason=shown(scores))
+    except NoScore as error:
+        raise GraderFault("invalid_score", str(error)) from None
+
+
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"JSON has no {name}")
 
@@ -213,4 +261,6 @@ VERIFIERS: dict[str, Callable[[Any, Mapping[str, Any], str], Finding]] = {
     "regex": _regex,
     "numeric": _numeric,
     "json_schema": _json_schema,
+    "similarity": _similarity,
+    "composite": _composite,
 }
