@@ -94,11 +94,11 @@ GRADERS_FAULT = [
 
 @pytest.mark.parametrize(("grader", "text", "status"), GRADERS_FAULT)
 def test_the_graders_side_failing_is_null_with_a_reason(grader, text, status):
-    started = time.monotonic()
+    started = time.process_time()  # the limit is one of processor time; a busy machine's clock runs on
     found = cell(grader, text)
     assert (found.status, found.family, found.score) == (status, "infra", None)
     assert found.reason
-    assert time.monotonic() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 def test_text_is_never_evaluated():
