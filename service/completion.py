@@ -29,6 +29,8 @@ class CellOut(BaseModel):
     revision: int | None
     fingerprint: str | None
     steps: list[dict[str, Any]] | None
+    reply_format: str | None
+    unasked: int
     cached: bool
     attempts: int
     latency_ms: float
@@ -41,7 +43,7 @@ class CellOut(BaseModel):
         """From its row."""
         same = ("criterion", "status", "family", "reason", "score", "confidence", "confidence_source", "reasoning", "votes",
                 "vote_variance", "grader", "fingerprint", "cached", "attempts", "latency_ms", "tokens_in", "tokens_out",
-                "audit", "steps")  # fmt: skip
+                "audit", "steps", "reply_format", "unasked")  # fmt: skip
         return cls(
             critique=row.critique_id,
             judge=row.judge_id,

@@ -1,3 +1,3 @@
 -- Judges asked by many workers: shared limits per endpoint, and cells that are known already.
 
-SELECT 1;
+ALTER TABLE cells ADD COLUMN reply_format text, ADD COLUMN unasked integer NOT NULL DEFAULT 0;

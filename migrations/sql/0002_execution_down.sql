@@ -1,1 +1,1 @@
-SELECT 1;
+ALTER TABLE cells DROP COLUMN reply_format, DROP COLUMN unasked;

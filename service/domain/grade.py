@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from service.domain.base import Value, refuse
 
@@ -44,6 +45,15 @@ FAMILIES: dict[str, Family | None] = {
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+def storable(text: Any) -> Any:
+    """A text with U+FFFD in place of NUL and of lone surrogates, which no database holds; a judge may write both."""
+    return re.sub("[\x00\ud800-\udfff]", "\ufffd", text) if isinstance(text, str) else text
+
+
+Said = Annotated[str, BeforeValidator(storable)]
+"""What a judge or an endpoint said."""
+
+
 class StepCell(Value):
     """One step of a completion on a step criterion: characters `start`..`end` of the text, and its score or why there is none."""
 
@@ -52,8 +62,8 @@ class StepCell(Value):
     status: CellStatus
     score: Share | None = None
     confidence: Share | None = None
-    reasoning: str | None = None
-    reason: str | None = None
+    reasoning: Said | None = None
+    reason: Said | None = None
 
     @model_validator(mode="after")
     def _score_if_ok(self) -> StepCell:
@@ -67,11 +77,11 @@ class Cell(Value):
 
     criterion: str
     status: CellStatus
-    reason: str | None = None
+    reason: Said | None = None
     score: Share | None = None
     confidence: Share | None = None
     confidence_source: Literal["verifier", "verbal", "votes", "logprob", "reward_model"] | None = None
-    reasoning: str | None = None
+    reasoning: Said | None = None
     votes: int = 1
     vote_variance: float | None = None
     grader: str
@@ -79,6 +89,10 @@ class Cell(Value):
     revision: int | None = None
     fingerprint: str | None = None
     steps: list[StepCell] | None = None
+    reply_format: Literal["text", "json_schema"] | None = None
+    """How the judge was held to the form of its reply; part of the fingerprint."""
+    unasked: int = 0
+    """Verdicts in the reply on what was not asked: ignored, and counted on one cell of the question."""
     cached: bool = False
     attempts: int = 1
     latency_ms: float = 0.0

@@ -55,6 +55,13 @@ def test_a_missing_a_doubled_and_a_malformed_criterion_fail_alone(judge):
     assert len(judge.questions) == 1
 
 
+def test_what_was_not_asked_is_ignored_and_counted(judge):
+    judge.answer = lambda q: said(q, a=True, b=True, c=False, d=False)
+    cells = grade(judge, [criterion(k) for k in "ab"], config={"batch": 2, "votes": 2})
+    assert {k: cell.score for k, cell in cells.items()} == {"a": 1.0, "b": 1.0}
+    assert sum(cell.unasked for cell in cells.values()) == 2 * 2
+
+
 def test_one_timeout_leaves_the_other_questions_alone(judge):
     """Item 3 of 10 times out: nine cells (reference/rubrics.md 5.1 #11)."""
 

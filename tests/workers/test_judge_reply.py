@@ -35,7 +35,7 @@ def reply(*entries, nonce=NONCE, **more):
 
 
 def read(text, asked=BOOLEAN):
-    return read_reply(text, NONCE, [asked])["clear"]
+    return read_reply(text, NONCE, [asked]).outcomes["clear"]
 
 
 ACCEPTED = {
@@ -141,7 +141,7 @@ def test_polarity_turns_booleans():
 def test_several_criteria_fail_alone():
     asked = [BOOLEAN, criterion("short"), criterion("warm")]
     text = reply(entry(), entry(criterion="short", verdict="perhaps"))
-    found = read_reply(text, NONCE, asked)
+    found = read_reply(text, NONCE, asked).outcomes
     assert isinstance(found["clear"], Verdict)
     assert found["short"].status == "parse_error"
     assert found["warm"].status == "parse_error"

@@ -42,6 +42,7 @@ def rollout_metrics(groups: Sequence[CompletionGroup]) -> dict[str, float]:
     metrics = {name: mean(numbers) for name, numbers in values.items()}
     metrics["min_coverage"] = min(values["coverage"], default=0.0)
     metrics["judge_retries"] = float(judge_retries(groups))
+    metrics["unasked_verdicts"] = float(sum(c.unasked for group in groups for row in group.cells for c in row.values()))
     metrics["groups_without_signal"] = silent / len(groups) if groups else 0.0
     metrics["null_cells"] = float(nulls)
     metrics["null_share"] = nulls / cells if cells else 0.0

@@ -187,5 +187,7 @@ def cell_row(cell: Cell, completion_id: str, created_at: datetime) -> dict[str, 
         "tokens_in": cell.tokens_in,
         "tokens_out": cell.tokens_out,
         "audit": cell.audit,
+        "reply_format": cell.reply_format,
+        "unasked": cell.unasked,
         "steps": [step.model_dump() for step in cell.steps] if cell.steps is not None else None,
     }

@@ -98,6 +98,8 @@ class CellRow(Base):
     audit: Mapped[bool]
     steps: Mapped[Json | None]
     grading_id: Mapped[str | None]
+    reply_format: Mapped[str | None]
+    unasked: Mapped[int]
 
 
 class CellBatch(Base):

@@ -15,7 +15,7 @@ from service.domain.rubric import Criterion
 from service.domain.scoring import mean, unbiased_std
 from workers.graders.judge.client import Reply
 from workers.graders.judge.prompt import messages_for
-from workers.graders.judge.reply import Failure, Verdict, read_reply
+from workers.graders.judge.reply import Failure, Reading, Verdict, read_reply
 
 
 class Asker(Protocol):
@@ -91,7 +91,7 @@ async def _grade_chunk(endpoint: Asker, chunk: Sequence[Criterion], votes: int, 
     """One question for each vote. What they cost is divided among the cells, so that sums over cells are sums over calls."""
     config = endpoint.config
 
-    async def vote() -> tuple[dict[str, Verdict | Failure], Reply]:
+    async def vote() -> tuple[Reading, Reply]:
         nonce = secrets.token_hex(8)
         messages = messages_for(
             chunk,
@@ -104,7 +104,7 @@ async def _grade_chunk(endpoint: Asker, chunk: Sequence[Criterion], votes: int, 
         reply = await endpoint.ask(messages)
         if reply.text is None:
             failure = Failure(reply.status, reply.reason or reply.status)
-            return {criterion.key: failure for criterion in chunk}, reply
+            return Reading({criterion.key: failure for criterion in chunk}), reply
         return read_reply(reply.text, nonce, chunk), reply
 
     asked = await asyncio.gather(*(vote() for _ in range(votes)))
@@ -125,7 +125,9 @@ async def _grade_chunk(endpoint: Asker, chunk: Sequence[Criterion], votes: int, 
             tokens_in=tokens_in[position],
             tokens_out=tokens_out[position],
             votes=votes,
-            **combine([outcomes[criterion.key] for outcomes, _ in asked], _confidence(criterion, config)),
+            reply_format="text",
+            unasked=0 if position else sum(reading.unasked for reading, _ in asked),
+            **combine([reading.outcomes[criterion.key] for reading, _ in asked], _confidence(criterion, config)),
         )
         for position, criterion in enumerate(chunk)
     ]
