@@ -44,6 +44,8 @@ class CompletionGroup:
     completions: list[Completion]
     criteria: list[CriterionWeight] = field(default_factory=list)
     """What this prompt is graded on, as aggregation needs it; the grader sets it."""
+    rubric: str = ""
+    """The hash of the rubric version that it is graded by: running quantities are kept per version; the grader sets it."""
     cells: list[dict[str, Cell]] = field(default_factory=list)
     scored: ScoredGroup | None = None
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from service.domain.job_state import JobFailure
-from service.domain.scoring import CriterionWeight
+from service.domain.scoring import CriterionWeight, ScoredCell
 from tests.support.training import Grader, algorithm_of, gradient, rollout, run_of, spec_of, weights
 from workers.training.optim import build_optimizer, learning_rate
 from workers.training.ports import Suspended
@@ -84,7 +84,7 @@ def test_skipping_groups_without_signal_is_exact(tiny_folder, load, aggregation)
 def algorithm_scored(algorithm, group):
     from workers.advantages.group import group_advantages
 
-    return group_advantages(group.criteria, group.cells, algorithm.options, {})
+    return group_advantages(group.criteria, group.cells, algorithm.options)
 
 
 def test_with_a_kl_penalty_nothing_is_skipped(tiny_folder, load):
@@ -224,7 +224,9 @@ def test_learning_rates(schedule, expected):
 
 def test_state_survives_json():
     state = TrainerState(step=3, cursors={"prompts": 4}, uses_left=0)
-    state.confidence.add("a", [0.1, 0.2])
+    state.history.add(
+        "h", [CriterionWeight("a", 1.0)], [{"a": ScoredCell(0.1, 0.2, 0.05)}, {"a": ScoredCell(0.7, None)}]
+    )
     state.null_shares.append(0.1)
     again = TrainerState.from_json(json.loads(json.dumps(state.to_json())))
     assert again == state

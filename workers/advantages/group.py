@@ -1,23 +1,53 @@
-"""Group-relative advantages of graded completions (grape.md §4 and §5)."""
+"""Group-relative advantages of graded completions (grape.md §4 and §5): from cells as graders leave them to scored groups."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from service.domain.grade import Cell
-from service.domain.scoring import CriterionWeight, ScoredCell, ScoredGroup, ScoringOptions, score_group
+from service.domain.scoring import (
+    CriterionWeight,
+    GroupCells,
+    Past,
+    ScoredCell,
+    ScoredGroup,
+    ScoringOptions,
+    score_groups,
+)
+from workers.types import CompletionGroup
 
 
 def scored_row(cells: Mapping[str, Cell]) -> dict[str, ScoredCell]:
     """The ok cells of one completion; failed ones are absent, never a number."""
-    return {key: ScoredCell(cell.score, cell.confidence) for key, cell in cells.items() if cell.score is not None}
+    return {key: _scored(cell, cell.score) for key, cell in cells.items() if cell.score is not None}
+
+
+def _scored(cell: Cell, score: float) -> ScoredCell:
+    noise = cell.vote_variance / cell.votes if cell.vote_variance is not None else None
+    return ScoredCell(score, cell.confidence, noise, tuple(step.score for step in cell.steps or ()))
+
+
+def group_cells(
+    criteria: Sequence[CriterionWeight], cells: Sequence[Mapping[str, Cell]], past: Past | None = None
+) -> GroupCells:
+    """One group in the form that the arithmetic takes."""
+    nulls = [{key for key, cell in row.items() if cell.family == "subject"} for row in cells]
+    return GroupCells(criteria, [scored_row(row) for row in cells], nulls, past or Past())
 
 
 def group_advantages(
     criteria: Sequence[CriterionWeight],
     cells: Sequence[Mapping[str, Cell]],
     options: ScoringOptions,
-    confidence_history: Mapping[str, float],
+    past: Past | None = None,
 ) -> ScoredGroup:
-    """Rewards, advantages and their parts for the completions of one group."""
-    return score_group(criteria, [scored_row(row) for row in cells], options, confidence_history)
+    """Rewards, advantages and their parts for the completions of one group that stands alone."""
+    return score_groups([group_cells(criteria, cells, past)], options)[0]
+
+
+def score_step(groups: Sequence[CompletionGroup], options: ScoringOptions, past: Callable[[str], Past]) -> None:
+    """Score all groups of one optimizer step. `past(rubric)` has the running quantities of earlier steps."""
+    pasts = {rubric: past(rubric) for rubric in sorted({group.rubric for group in groups})}
+    inputs = [group_cells(group.criteria, group.cells, pasts[group.rubric]) for group in groups]
+    for group, scored in zip(groups, score_groups(inputs, options), strict=True):
+        group.scored = scored

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from service.domain.job import JobSpec
 from service.domain.job_state import JobFailure
+from service.domain.scoring import Past
 from workers.types import (
     Batch,
     CompletionGroup,
@@ -96,15 +97,16 @@ class Environment(Protocol):
     def check(self) -> None:
         """Raise if the run is to stop at a checkpoint. Called between pieces of long work."""
 
-    def rollout(self, prompts: list[Prompt], score: Callable[[CompletionGroup], None]) -> list[CompletionGroup]:
-        """Sample a group for each prompt, grade it, and hand it to `score`; in the order of the prompts."""
+    def rollout(
+        self, prompts: list[Prompt], score: Callable[[Sequence[CompletionGroup]], None]
+    ) -> list[CompletionGroup]:
+        """Sample a group for each prompt, grade them, and hand all of them to `score`; in the order of the prompts."""
 
     def report(self, metrics: dict[str, float]) -> None:
         """Metrics of the step that is being collected."""
 
-    @property
-    def confidence_history(self) -> dict[str, float]:
-        """Mean confidence per criterion over earlier steps."""
+    def past(self, rubric: str) -> Past:
+        """What earlier steps say about the criteria of a rubric version."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from service.domain.algorithm import OnPolicyConfig
 from service.domain.job import JobSpec
 from service.domain.scoring import ScoringOptions
-from workers.advantages.group import group_advantages
+from workers.advantages.group import score_step
 from workers.advantages.report import rollout_metrics
 from workers.algorithms.base import Algorithm, Collected, Environment, Policy
 from workers.losses.kl import kl_estimate, unbiased_kl
@@ -45,10 +45,9 @@ class Grape(Algorithm):
 
     def collect(self, environment: Environment) -> Collected:
         """Prompts, groups, grades, advantages; the batch serves `inner_epochs` optimizer steps."""
-        history = environment.confidence_history
 
-        def score(group: CompletionGroup) -> None:
-            group.scored = group_advantages(group.criteria, group.cells, self.options, history)
+        def score(groups: Sequence[CompletionGroup]) -> None:
+            score_step(groups, self.options, environment.past)
 
         prompts = environment.next_prompts(self.spec.rollout.prompts_per_step)
         groups = environment.rollout(prompts, score)

@@ -67,7 +67,7 @@ class GroupGrading:
     def submit(self, group: CompletionGroup) -> None:
         """Verify at once; ask the judges."""
         view = group.prompt.view
-        group.criteria = criterion_weights(self.grader.content.criteria)
+        group.criteria, group.rubric = criterion_weights(self.grader.content.criteria), self.grader.name
         group.cells = [{c.key: verify(c, view, x.text) for c in self.grader.verified} for x in group.completions]
         if self.grader.judged:
             key = self._key(group)

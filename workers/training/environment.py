@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from service.domain.job import JobSpec
+from service.domain.scoring import Past
+from workers.advantages.group import scored_row
 from workers.algorithms.base import Demonstration, Preference
 from workers.policy.causal import CausalPolicy
 from workers.policy.generation.sampler import Sample, SamplingOptions
@@ -102,16 +104,17 @@ class TrainingEnvironment:
         """Summed log-probabilities of pairs under the reference, by row."""
         return self.state.reference
 
-    @property
-    def confidence_history(self) -> dict[str, float]:
-        """Mean confidence per criterion over earlier steps."""
-        return self.state.confidence.means()
+    def past(self, rubric: str) -> Past:
+        """What earlier steps say about the criteria of a rubric version."""
+        return self.state.history.past(rubric)
 
     def report(self, metrics: dict[str, float]) -> None:
         """Metrics of the collecting half of a step; they are written with those of the update."""
         self.state.collected.update(metrics)
 
-    def rollout(self, prompts: list[Prompt], score: Callable[[CompletionGroup], None]) -> list[CompletionGroup]:
+    def rollout(
+        self, prompts: list[Prompt], score: Callable[[Sequence[CompletionGroup]], None]
+    ) -> list[CompletionGroup]:
         """Sample, grade, score and record a group for each prompt.
 
         Raises `Suspended` if the judges fail too often: whole steps without a verdict would train on nothing.
@@ -124,8 +127,7 @@ class TrainingEnvironment:
         groups, grading = self.rollouts.run(
             prompts, purpose="train", step=step, group_size=rollout.group_size, temperature=rollout.temperature
         )
-        for group in groups:
-            score(group)
+        score(groups)
         self.recorder.completions(step, "train", groups)
         try:
             self._watch_nulls(groups)
@@ -133,10 +135,7 @@ class TrainingEnvironment:
             grading.forget()
             raise
         for group in groups:
-            for row in group.cells:
-                for cell in row.values():
-                    if cell.confidence is not None and cell.grader == "judge":
-                        self.state.confidence.add(cell.criterion, [cell.confidence])
+            self.state.history.add(group.rubric, group.criteria, [scored_row(row) for row in group.cells])
         return groups
 
     def _watch_nulls(self, groups: Sequence[CompletionGroup]) -> None:

@@ -31,7 +31,7 @@ class Evaluation:
         )
         for group in groups:
             # Reward and advantage are shown as for uniform weights; nothing trains on them.
-            group.scored = group_advantages(group.criteria, group.cells, ScoringOptions(weighting="uniform"), {})
+            group.scored = group_advantages(group.criteria, group.cells, ScoringOptions(weighting="uniform"))
         self.recorder.completions(step, "evaluation", groups)
         metrics = {f"evaluation.{name}": value for name, value in summary(groups).items()}
         self.recorder.metrics(step, metrics)

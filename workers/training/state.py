@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from service.domain.scoring import RunningMeans
+from service.domain.scoring import History
 from workers.types import Batch, PolicyBatch, PreferenceBatch, SupervisedBatch
 
 NULL_WINDOW = 20
@@ -19,7 +19,7 @@ class TrainerState:
     step: int = 0
     evaluated_step: int | None = None
     cursors: dict[str, int] = field(default_factory=dict)
-    confidence: RunningMeans = field(default_factory=RunningMeans)
+    history: History = field(default_factory=History)
     null_shares: deque[float] = field(default_factory=lambda: deque(maxlen=NULL_WINDOW))
     evaluation: dict[str, float] = field(default_factory=dict)
     reference: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class TrainerState:
             "step": self.step,
             "evaluated_step": self.evaluated_step,
             "cursors": self.cursors,
-            "confidence": {key: list(value) for key, value in self.confidence.totals.items()},
+            "history": self.history.to_json(),
             "null_shares": list(self.null_shares),
             "evaluation": self.evaluation,
             "reference": {key: list(value) for key, value in self.reference.items()},
@@ -50,7 +50,7 @@ class TrainerState:
             step=data["step"],
             evaluated_step=data["evaluated_step"],
             cursors=dict(data["cursors"]),
-            confidence=RunningMeans({key: (int(n), float(total)) for key, (n, total) in data["confidence"].items()}),
+            history=History.from_json(data["history"]),
             null_shares=deque(data["null_shares"], maxlen=NULL_WINDOW),
             evaluation=dict(data["evaluation"]),
             reference={key: (chosen, rejected) for key, (chosen, rejected) in data["reference"].items()},

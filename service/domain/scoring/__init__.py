@@ -1,4 +1,4 @@
-"""From cells to rewards and advantages: the one home of grape.md §2 to §5.
+"""From cells to rewards and advantages: the one home of grape.md §2 to §6's arithmetic.
 
 Plain Python in float64. The groups are tiny (a few completions by a few criteria): exactness is worth more than speed.
 
@@ -7,30 +7,47 @@ Symbols, for completion i and criterion j of one group: score s[i,j] in [0,1] an
 effective weight e[j] = w[j]·cbar[j]^α, share v[j] = e[j]/Σe.
 """
 
-from service.domain.scoring.group import (
+from service.domain.scoring.checks import Mismatch, mismatches
+from service.domain.scoring.credit import step_credits, token_advantages
+from service.domain.scoring.group import score_group, score_groups
+from service.domain.scoring.history import History, RunningMeans
+from service.domain.scoring.rewards import (
     COVERAGE_SLACK,
+    audit_score,
+    coverage,
+    filled_plain_reward,
+    gate_factor,
+    plain_reward,
+)
+from service.domain.scoring.stats import has_spread, mean, unbiased_std
+from service.domain.scoring.steps import MAX_STEPS, PooledSteps, Span, pool_steps, split_steps
+from service.domain.scoring.values import (
+    GATE,
     CriterionWeight,
+    GateRule,
+    GroupCells,
+    Past,
     Row,
-    RunningMeans,
     ScoredCell,
     ScoredCompletion,
     ScoredGroup,
     ScoringOptions,
     Signal,
     Source,
+    StepCredit,
     Weighting,
-    audit_score,
-    coverage,
-    plain_reward,
-    score_group,
 )
-from service.domain.scoring.stats import has_spread, mean, unbiased_std
-from service.domain.scoring.steps import MAX_STEPS, PooledSteps, Span, pool_steps, split_steps
 
 __all__ = [
     "COVERAGE_SLACK",
+    "GATE",
     "MAX_STEPS",
     "CriterionWeight",
+    "GateRule",
+    "GroupCells",
+    "History",
+    "Mismatch",
+    "Past",
     "PooledSteps",
     "Row",
     "RunningMeans",
@@ -41,14 +58,21 @@ __all__ = [
     "Signal",
     "Source",
     "Span",
+    "StepCredit",
     "Weighting",
     "audit_score",
     "coverage",
+    "filled_plain_reward",
+    "gate_factor",
     "has_spread",
     "mean",
+    "mismatches",
     "plain_reward",
     "pool_steps",
     "score_group",
+    "score_groups",
     "split_steps",
+    "step_credits",
+    "token_advantages",
     "unbiased_std",
 ]
