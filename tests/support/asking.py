@@ -8,7 +8,8 @@ from service.domain.judge import JudgeConfig, JudgeLimits
 from service.domain.rubric import Criterion
 from workers.graders.judge.cell import grade_completion
 from workers.graders.judge.client import Endpoint
-from workers.graders.judge.egress import judge_client
+from workers.graders.judge.connections import judge_client
+from workers.graders.judge.gate import Gate
 
 PROMPT = {"messages": [{"role": "user", "content": "What is a fox?"}]}
 
@@ -29,14 +30,14 @@ def grade_all(judge, criteria, texts, config=None, limits=None, *, prompt=PROMPT
     """The cells of several completions, graded at once; one dictionary for each text."""
 
     async def run():
-        async with judge_client(["loopback"], connections=64) as client:
+        async with judge_client(["loopback"]) as client:
             address = {"base_url": judge.base_url, "model": "m"}
             endpoint = Endpoint(
                 client,
                 JudgeConfig.model_validate({"endpoint": address, **(config or {})}),
                 JudgeLimits.model_validate({"timeout_s": 5, **(limits or {})}),
                 None,
-                asyncio.Semaphore(16),
+                Gate(16),
             )
             return await asyncio.gather(
                 *(

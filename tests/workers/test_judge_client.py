@@ -12,7 +12,9 @@ from service.domain.rubric import Criterion
 from tests.support.judge import verdict
 from workers.graders.judge.cell import combine, grade_completion
 from workers.graders.judge.client import Endpoint
-from workers.graders.judge.egress import VettedBackend, judge_client, may_connect, networks
+from workers.graders.judge.connections import judge_client
+from workers.graders.judge.egress import VettedBackend, may_connect, networks
+from workers.graders.judge.gate import Gate
 from workers.graders.judge.probe import probe
 from workers.graders.judge.reply import Failure, Verdict
 
@@ -29,13 +31,13 @@ def grade(judge, asked=None, config=None, limits=None, count=1, api_key=None):
     """Grade `count` texts at once; their cells."""
 
     async def run():
-        async with judge_client(["loopback"], connections=64) as client:
+        async with judge_client(["loopback"]) as client:
             endpoint = Endpoint(
                 client,
                 JudgeConfig.model_validate({"endpoint": {"base_url": judge.base_url, "model": "m"}, **(config or {})}),
                 JudgeLimits.model_validate({"timeout_s": 5, **(limits or {})}),
                 api_key,
-                asyncio.Semaphore((limits or {}).get("concurrency", 16)),
+                Gate((limits or {}).get("concurrency", 16)),
             )
             cells = [
                 grade_completion(
@@ -270,8 +272,8 @@ def test_private_addresses_are_refused_however_they_are_spelled(judge, host):
 
 def test_the_backend_is_the_one_in_use():
     async def run():
-        async with judge_client([], connections=2) as client:
-            assert isinstance(client._transport._pool._network_backend, VettedBackend)
+        async with judge_client([]) as client:
+            assert isinstance(client._transport.backend, VettedBackend)
             assert client.follow_redirects is False
             with pytest.raises(httpx.ConnectError, match="GRAPE_EGRESS__ALLOW"):
                 await client.get("http://127.0.0.1:1/")

@@ -14,6 +14,7 @@ import httpx
 
 from service.domain.grade import CellStatus
 from service.domain.judge import JudgeConfig, JudgeLimits
+from workers.graders.judge.gate import EndpointHeld, Gate, LeaseLapsed, Pass, Terms
 
 FINAL = (400, 401, 403, 404, 405, 413, 422)
 """Statuses that the same request will meet again."""
@@ -39,48 +40,70 @@ class Reply:
 
 @dataclass(slots=True)
 class Endpoint:
-    """A judge's endpoint as the grading worker uses it; `slots` bounds what is in flight."""
+    """A judge's endpoint as the grading worker uses it; the gate bounds what is in flight."""
 
     client: httpx.AsyncClient
     config: JudgeConfig
     limits: JudgeLimits
     api_key: str | None
-    slots: asyncio.Semaphore
+    gate: Gate
+    terms: Terms = field(init=False)
     _jitter: random.Random = field(default_factory=random.Random)
+
+    def __post_init__(self) -> None:
+        self.terms = Terms.of(self.limits)
 
     async def ask(self, messages: list[dict[str, str]], options: Mapping[str, Any] | None = None) -> Reply:
         """Ask until there is an answer, a final failure, or no attempt or time left.
 
-        `options` are further fields of the request, e.g. `response_format`.
+        `options` are further fields of the request, e.g. `response_format`. The deadline runs from the first attempt: waiting for a slot is nobody's failure. A call that the endpoint told when
+        to come again does not come before that.
         """
         reply = Reply()
-        deadline = time.monotonic() + self.limits.deadline_s
+        assert self.config.endpoint is not None
+        body = {
+            "model": self.config.endpoint.model, "messages": messages, **(options or {}), **self._sampling(),
+        }  # fmt: skip
+        tokens = sum(len(message["content"]) for message in messages) // 4 + (self.config.sampling.max_tokens or 0) // 4
+        deadline: float | None = None
         while True:
-            reply.attempts += 1
-            started = time.monotonic()
-            wait = await self._attempt({"messages": messages, **(options or {})}, reply, deadline)
-            reply.latency_ms += (time.monotonic() - started) * 1000
+            try:
+                async with self.gate.slot(
+                    self.terms, tokens=tokens, again=reply.attempts > 0, patience_s=self._left(deadline)
+                ) as slot:
+                    deadline = deadline or slot.started + self.limits.deadline_s
+                    reply.attempts += 1
+                    wait = await self._attempt(body, reply, slot, self._left(deadline))
+                    reply.latency_ms += (time.monotonic() - slot.started) * 1000
+            except LeaseLapsed:  # nothing was sent
+                reply.attempts -= 1
+                continue
+            except EndpointHeld as held:
+                if reply.status == "ok":
+                    reply.status, reply.reason = "rate_limited", str(held)
+                wait = held.wait_s
             if wait is None or reply.attempts >= self.limits.max_attempts:
                 return reply
-            if time.monotonic() + wait >= deadline:
+            if wait >= self._left(deadline):
                 reply.reason = (
                     f"{reply.reason}; the next attempt would be after the deadline of {self.limits.deadline_s:g} s"
                 )
                 return reply
             await asyncio.sleep(wait)
 
-    async def _attempt(self, question: Mapping[str, Any], reply: Reply, deadline: float) -> float | None:
+    def _left(self, deadline: float | None) -> float:
+        return self.limits.deadline_s if deadline is None else max(0.0, deadline - time.monotonic())
+
+    async def _attempt(self, body: dict[str, Any], reply: Reply, slot: Pass, left: float) -> float | None:
         """One request. Fills `reply`; returns the seconds to wait before another attempt, or null if there is none."""
         assert self.config.endpoint is not None
-        body = {"model": self.config.endpoint.model, **question, **self._sampling()}
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        limit_s = max(0.001, min(self.limits.timeout_s, left))
         try:
-            async with self.slots:
-                left = max(0.001, min(self.limits.timeout_s, deadline - time.monotonic()))
-                async with asyncio.timeout(left):
-                    answer = await self.client.post(
-                        f"{self.config.endpoint.base_url}/chat/completions", json=body, headers=headers, timeout=left
-                    )
+            async with asyncio.timeout(limit_s):
+                answer = await self.client.post(
+                    f"{self.config.endpoint.base_url}/chat/completions", json=body, headers=headers, timeout=limit_s
+                )
         except (httpx.TimeoutException, TimeoutError):
             reply.status, reply.reason = "timeout", f"no answer within {self.limits.timeout_s:g} s"
             return self._backoff(reply.attempts)
@@ -88,19 +111,30 @@ class Endpoint:
             reply.status, reply.reason = "infra_error", f"{type(error).__name__}: {error}"
             return self._backoff(reply.attempts)
         reply.http_status = answer.status_code
-        if answer.status_code == 200:
-            return self._read(answer, reply)
-        said = answer.text[:300]
         if answer.status_code == 429:
-            reply.status, reply.reason = "rate_limited", f"HTTP 429: {said}"
-            return _retry_after(answer) or self._backoff(reply.attempts)
+            told = _retry_after(answer)
+            self.gate.limited(slot, told)
+            reply.status, reply.reason = "rate_limited", f"HTTP 429: {answer.text[:300]}"
+            return self._not_before(told) or self._backoff(reply.attempts)
+        self.gate.answered()
+        if answer.status_code == 200:
+            before = reply.tokens_in + reply.tokens_out
+            wait = self._read(answer, reply)
+            self.gate.used(slot, reply.tokens_in + reply.tokens_out - before)
+            return wait
+        self.gate.used(slot, 0)
+        said = answer.text[:300]
         if answer.status_code == 400 and "context" in said.lower() and "length" in said.lower():
             reply.status, reply.reason = "judge_truncated", f"the question is too long for the judge: {said}"
             return None
         reply.status, reply.reason = "infra_error", f"HTTP {answer.status_code}: {said}"
         if answer.status_code in FINAL:
             return None
-        return _retry_after(answer) or self._backoff(reply.attempts)
+        return self._not_before(_retry_after(answer)) or self._backoff(reply.attempts)
+
+    def _not_before(self, told: float | None) -> float | None:
+        """A little after the time that the endpoint named, so that not all who were told the same come back at once."""
+        return told + self._jitter.uniform(0.01, 0.05 + min(1.0, 0.1 * told)) if told else None
 
     def _sampling(self) -> dict[str, Any]:
         return self.config.sampling.model_dump(exclude_none=True)

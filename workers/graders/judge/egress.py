@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import ssl
 from collections.abc import Iterable, Sequence
 
 import anyio
 import httpcore
-import httpx
+
+from workers.graders.judge.gate import CURRENT, LeaseLapsed
 
 _WORDS = {
     "loopback": ("127.0.0.0/8", "::1/128"),
@@ -34,6 +36,45 @@ def may_connect(address: str, allowed: Sequence[Network]) -> bool:
     if any(ip in network for network in allowed):
         return True
     return ip.is_global and not ip.is_multicast
+
+
+class FencedStream(httpcore.AsyncNetworkStream):
+    """A connection that writes nothing for a call whose slot has lapsed.
+
+    A process may be stopped for long between the moment it takes a slot and the moment it writes; by then the slot may be
+    somebody else's. Between this look and the write lie microseconds.
+    """
+
+    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
+        self._inner = inner
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+        """As the inner stream."""
+        return await self._inner.read(max_bytes, timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        """Write, if the call that the running task makes may still be made."""
+        slot = CURRENT.get()
+        if slot is not None and not slot.valid():
+            raise LeaseLapsed
+        await self._inner.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        """As the inner stream."""
+        await self._inner.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> httpcore.AsyncNetworkStream:
+        """The same over TLS."""
+        return FencedStream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> object:
+        """As the inner stream."""
+        return self._inner.get_extra_info(info)
 
 
 class VettedBackend(httpcore.AsyncNetworkBackend):
@@ -62,17 +103,9 @@ class VettedBackend(httpcore.AsyncNetworkBackend):
             raise httpcore.ConnectError(
                 f"'{host}' is at {', '.join(addresses)}, a private address; GRAPE_EGRESS__ALLOW must name it"
             )
-        return await self._inner.connect_tcp(open_ones[0], port, timeout, local_address, socket_options)
+        stream = await self._inner.connect_tcp(open_ones[0], port, timeout, local_address, socket_options)
+        return FencedStream(stream)
 
     async def sleep(self, seconds: float) -> None:
         """As the inner backend."""
         await self._inner.sleep(seconds)
-
-
-def judge_client(allowed: Iterable[str], connections: int) -> httpx.AsyncClient:
-    """An HTTP client with vetted connections, no redirects and no proxies from the environment."""
-    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=60)
-    transport = httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
-    # httpx has no option for the backend of its pool; a test sees that this one is used.
-    transport._pool._network_backend = VettedBackend(networks(allowed))
-    return httpx.AsyncClient(transport=transport, follow_redirects=False, trust_env=False)

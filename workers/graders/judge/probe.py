@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import httpx
 
-from workers.graders.judge.egress import judge_client
+from workers.graders.judge.connections import judge_client
 
 TRIES = 3
 TIMEOUT_S = 5.0
@@ -21,7 +21,7 @@ def probe(base_url: str, api_key: str | None, allowed: Iterable[str]) -> str | N
 async def _probe(base_url: str, api_key: str | None, allowed: list[str]) -> str | None:
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     problem: str | None = None
-    async with judge_client(allowed, connections=1) as client:
+    async with judge_client(allowed) as client:
         for attempt in range(TRIES):
             if attempt:
                 await asyncio.sleep(0.5 * attempt)
