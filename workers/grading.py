@@ -24,7 +24,8 @@ from service.domain.rubric import Criterion, RubricContent
 from service.security import Vault
 from workers.graders.judge.cell import grade_completion
 from workers.graders.judge.client import Endpoint
-from workers.graders.judge.egress import judge_client
+from workers.graders.judge.connections import judge_client
+from workers.graders.judge.gate import Gate
 from workers.runs.cells import CellWork, ClaimedBatch
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ GATHER_S = 0.03
 
 @dataclass(slots=True)
 class _Judge:
-    """A judge's revision as this worker asks it; `slots` outlives revisions, so that concurrency holds across them."""
+    """A judge's revision as this worker asks it; its gate outlives revisions, so that concurrency holds across them."""
 
     endpoint: Endpoint
     revision: int
@@ -53,7 +54,7 @@ class GradingEngine:
     _awake: asyncio.Event | None = None
     _stopping: bool = False
     _client: httpx.AsyncClient | None = None
-    _slots: dict[tuple[str, int], asyncio.Semaphore] = field(default_factory=dict)
+    _gates: dict[tuple[str, int], Gate] = field(default_factory=dict)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _held: dict[str, ClaimedBatch] = field(default_factory=dict)
     _in_flight: int = 0
@@ -79,7 +80,7 @@ class GradingEngine:
         self._loop = asyncio.get_running_loop()
         self._awake = asyncio.Event()
         limit = self.settings.grading.concurrency
-        async with judge_client(self.settings.egress.allow, connections=limit) as client:
+        async with judge_client(self.settings.egress.allow) as client:
             self._client = client
             keeper = asyncio.create_task(self._keep_leases())
             while not self._stopping:
@@ -183,10 +184,10 @@ class GradingEngine:
             except ValueError as error:
                 found[judge_id] = str(error)
                 continue
-            slots = self._slots.setdefault((judge_id, limits.concurrency), asyncio.Semaphore(limits.concurrency))
+            gate = self._gates.setdefault((judge_id, limits.concurrency), Gate(limits.concurrency))
             assert self._client is not None
             config = JudgeConfig.model_validate(row.config)
-            found[judge_id] = _Judge(Endpoint(self._client, config, limits, api_key, slots), revision)
+            found[judge_id] = _Judge(Endpoint(self._client, config, limits, api_key, gate), revision)
         return found
 
     async def _keep_leases(self) -> None:

@@ -56,8 +56,8 @@ class Endpoint:
     async def ask(self, messages: list[dict[str, str]], options: Mapping[str, Any] | None = None) -> Reply:
         """Ask until there is an answer, a final failure, or no attempt or time left.
 
-        `options` are further fields of the request, e.g. `response_format`. The deadline runs from the first attempt: waiting for a slot is nobody's failure. A call that the endpoint told when
-        to come again does not come before that.
+        `options` are further fields of the request, e.g. `response_format`. The deadline runs from the first attempt: waiting
+        for a slot is nobody's failure. A call that the endpoint told when to come again does not come before that.
         """
         reply = Reply()
         assert self.config.endpoint is not None

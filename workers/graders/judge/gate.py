@@ -43,13 +43,7 @@ class Terms(NamedTuple):
     @classmethod
     def of(cls, limits: JudgeLimits) -> Terms:
         """From a judge's limits."""
-        rate = limits.rate_limit
-        return cls(
-            limits.concurrency,
-            rate.requests_per_minute if rate else None,
-            rate.tokens_per_minute if rate else None,
-            limits.timeout_s,
-        )
+        return cls(limits.concurrency, timeout_s=limits.timeout_s)
 
     def __and__(self, other: Terms) -> Terms:
         """The stricter of both, field by field (of the timeouts the longer: a slot may be in use for so long)."""
