@@ -15,12 +15,14 @@ from service.domain.algorithm import EvaluateConfig, OnPolicyConfig
 from service.domain.dataset import DemonstrationRow, PreferenceRow, PromptRow
 from service.domain.job import JobSpec
 from service.domain.job_state import JobFailure
+from service.domain.preference import RewardModelConfig
 from service.domain.rubric import RubricContent
 from workers.algorithms import ALGORITHMS
 from workers.algorithms.base import Demonstration, Preference
 from workers.graders.rubric import Desk, RubricGrader
 from workers.policy.causal import CausalPolicy
 from workers.policy.loading import ModelFiles, load_policy
+from workers.policy.reward import RewardPolicy, load_reward_policy
 from workers.policy.tokenization import (
     TokenizationError,
     encode_demonstration,
@@ -33,6 +35,7 @@ from workers.training.environment import Rollouts, TrainingEnvironment
 from workers.training.evaluation import Evaluation
 from workers.training.loop import Run
 from workers.training.optim import build_optimizer
+from workers.training.pair_evaluation import PairEvaluation, split_held_out
 from workers.training.ports import Control, Recorder
 from workers.training.state import TrainerState
 from workers.types import Prompt
@@ -63,15 +66,18 @@ def assemble(materials: Materials) -> Run:
     if materials.resume is not None:
         state = read_trainer_state(materials.resume)
     algorithm = ALGORITHMS[spec.algorithm.type](spec)
-    policy = load_policy(
-        materials.files,
-        adapter=spec.adapter,
-        precision=spec.training.precision,
-        budget=spec.training.microbatch_tokens,
-        seed=spec.training.seed,
-        reference=algorithm.needs_reference,
-        resume=materials.resume,
-    )
+    common: dict[str, Any] = {
+        "adapter": spec.adapter,
+        "precision": spec.training.precision,
+        "budget": spec.training.microbatch_tokens,
+        "seed": spec.training.seed,
+        "resume": materials.resume,
+    }
+    policy: Any
+    if algorithm.model_kind == "reward":
+        policy = load_reward_policy(materials.files, **common)
+    else:
+        policy = load_policy(materials.files, reference=algorithm.needs_reference, **common)
     optimizer = build_optimizer(policy, spec.training) if algorithm.trains else None
     environment = TrainingEnvironment(
         spec, state, materials.recorder, steps=materials.steps, check=materials.control.check
@@ -85,6 +91,11 @@ def assemble(materials: Materials) -> Run:
         environment.demonstrations = _demonstrations(materials, policy)
     elif spec.data.preferences is not None:
         environment.preferences = _preferences(materials, policy)
+    evaluation: Evaluation | PairEvaluation | None
+    if isinstance(spec.algorithm, RewardModelConfig):
+        evaluation = _held_out(materials, policy, environment, spec.algorithm)
+    else:
+        evaluation = _evaluation(materials, policy)
     run = Run(
         spec=spec,
         steps=materials.steps,
@@ -92,7 +103,7 @@ def assemble(materials: Materials) -> Run:
         policy=policy,
         optimizer=optimizer,
         environment=environment,
-        evaluation=_evaluation(materials, policy),
+        evaluation=evaluation,
         state=state,
         recorder=materials.recorder,
         control=materials.control,
@@ -120,10 +131,10 @@ def _evaluation(materials: Materials, policy: CausalPolicy) -> Evaluation | None
     if isinstance(spec.algorithm, EvaluateConfig):
         assert spec.rollout.temperature is not None
         assert spec.rollout.group_size is not None
-        rubric, data = "rubric", "prompts"
+        rubric, data, every = "rubric", "prompts", None
         temperature, samples = spec.rollout.temperature, spec.rollout.group_size
     elif spec.evaluation is not None:
-        rubric, data = "evaluation_rubric", "evaluation"
+        rubric, data, every = "evaluation_rubric", "evaluation", spec.evaluation.every_steps
         temperature, samples = spec.evaluation.temperature, spec.evaluation.samples
     else:
         return None
@@ -134,6 +145,7 @@ def _evaluation(materials: Materials, policy: CausalPolicy) -> Evaluation | None
         prompts=_prompts(materials, data, policy, grader),
         temperature=temperature,
         samples=samples,
+        every_steps=every,
     )
 
 
@@ -196,7 +208,22 @@ def _check_whole(row_id: str, whole: int, context: int | None) -> None:
         raise JobFailure("data_invalid", f"row {row_id} has {whole} tokens, more than the model's context of {context}")
 
 
-def _preferences(materials: Materials, policy: CausalPolicy) -> list[Preference]:
+def _held_out(
+    materials: Materials, policy: RewardPolicy, environment: TrainingEnvironment, config: RewardModelConfig
+) -> PairEvaluation:
+    """Take the held-out pairs away from what is trained on."""
+    pairs = environment.preferences
+    seed = materials.spec.training.seed
+    environment.preferences, held = split_held_out(pairs, config.held_out, seed)
+    if not environment.preferences:
+        raise JobFailure(
+            "data_invalid",
+            f"the {len(pairs)} pairs share one prompt, so none can be held out; add pairs of other prompts",
+        )
+    return PairEvaluation(policy, materials.recorder, materials.control, held, config.evaluate_every_steps)
+
+
+def _preferences(materials: Materials, policy: CausalPolicy | RewardPolicy) -> list[Preference]:
     dataset = materials.resolved["data"]["preferences"]["dataset"]
     found = []
     for seq, content in materials.rows("preferences"):

@@ -202,21 +202,27 @@ class Attempt:
     def _prune(self, keep: int) -> None:
         """Keep the newest `keep`, never drop the best or the last."""
         listed = self.held.checkpoints()
-        best = best_checkpoint(listed)
+        best = best_checkpoint(listed, self._best_metric)
         for checkpoint in listed[:-keep]:
             if best is None or checkpoint.id != best.id:
                 self.held.unlist_checkpoint(checkpoint.id)
                 self.store.remove(checkpoint.location)
 
+    @property
+    def _best_metric(self) -> str:
+        from workers.algorithms import ALGORITHMS
+
+        assert self.job is not None
+        return ALGORITHMS[self.job.spec.algorithm.type].best_metric
+
     def _result(self) -> dict[str, Any]:
         listed = self.held.checkpoints()
-        best = best_checkpoint(listed) or (listed[-1] if listed else None)
+        best = best_checkpoint(listed, self._best_metric) or (listed[-1] if listed else None)
         return {"best": best.id if best else None, "last": listed[-1].id if listed else None}
 
 
-def best_checkpoint(listed: list[Any]) -> Any:
-    """The one with the highest plain reward on held-out prompts, the newest of equals; null if none was evaluated."""
-    name = "evaluation.plain_reward"
+def best_checkpoint(listed: list[Any], name: str) -> Any:
+    """The one with the highest metric on held-out data, the newest of equals; null if none was evaluated."""
     evaluated = [checkpoint for checkpoint in listed if name in checkpoint.metrics]
     return max(evaluated, key=lambda c: (c.metrics[name], c.step), default=None)
 

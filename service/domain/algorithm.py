@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from service.domain.base import Value, refuse
-from service.domain.preference import DpoConfig
+from service.domain.preference import DpoConfig, RewardModelConfig
 from service.domain.rubric import Aggregation
 
 Positive = Annotated[float, Field(gt=0)]
@@ -94,12 +94,13 @@ class EvaluateConfig(Value):
 
 
 AlgorithmConfig = Annotated[
-    SftConfig | DpoConfig | GrapeConfig | GrpoConfig | EvaluateConfig, Field(discriminator="type")
+    SftConfig | DpoConfig | RewardModelConfig | GrapeConfig | GrpoConfig | EvaluateConfig, Field(discriminator="type")
 ]
 
 ALGORITHM_CONFIGS: dict[str, type[Value]] = {
     "sft": SftConfig,
     "dpo": DpoConfig,
+    "reward_model": RewardModelConfig,
     "grape": GrapeConfig,
     "grpo": GrpoConfig,
     "evaluate": EvaluateConfig,

@@ -9,6 +9,7 @@ from pydantic import Field, JsonValue, StringConstraints, model_validator
 from service.domain.algorithm import AlgorithmConfig, EvaluateConfig, data_kind, is_epochwise, is_on_policy
 from service.domain.base import Value, refuse
 from service.domain.conversation import Name
+from service.domain.preference import RewardModelConfig
 from service.domain.rubric import RubricRef
 
 ModelId = Annotated[str, StringConstraints(pattern=r"^mdl_[0-9a-z]+$")]
@@ -161,11 +162,14 @@ def _problems(spec: JobSpec) -> Any:
             )
         if spec.training.steps is not None:
             yield ("training", "steps"), "invalid_option", "evaluate trains nothing, so it takes no steps"
+    if isinstance(spec.algorithm, RewardModelConfig) and spec.evaluation is not None:
+        message = "a reward model samples nothing; it is measured on held-out pairs (algorithm.held_out)"
+        yield ("evaluation",), "invalid_option", message
     if spec.evaluation is not None and spec.evaluation.rubric is None and spec.rubric is None:
         yield ("evaluation", "rubric"), "missing", "evaluation needs a rubric"
 
 
-DEFAULT_RATES = {"sft": 2e-5}
+DEFAULT_RATES = {"sft": 2e-5, "reward_model": 1e-5}
 """Learning rates of full fine-tuning (1e-6 where nothing else is said); adapters take ten times as much."""
 
 

@@ -29,3 +29,20 @@ class DpoConfig(Value):
         if self.label_smoothing and self.loss in ("hinge", "ipo"):
             refuse((("label_smoothing",), "invalid_option", f"the loss '{self.loss}' takes no label smoothing"))
         return self
+
+
+class RewardModelConfig(Value):
+    """A reward model from preferences (Bradley and Terry 1952): a scalar head on the policy's model.
+
+    `held_out` is the share of pairs that is never trained on: accuracy is measured there, and the mean and deviation of rewards
+    that turn the model's output into a score. `centring` weighs (r_chosen + r_rejected)² (arXiv 2312.09244). `use_margins`: a
+    row's margin is by how much its chosen completion must win.
+    """
+
+    data_kind: ClassVar[str] = "preferences"
+
+    type: Literal["reward_model"]
+    centring: Annotated[float, Field(ge=0, le=10)] = 0.0
+    use_margins: bool = True
+    held_out: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    evaluate_every_steps: Annotated[int, Field(ge=1)] | None = None

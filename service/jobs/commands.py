@@ -28,6 +28,9 @@ async def submit_job(session: AsyncSession, caller: Caller, spec: JobSpec) -> Jo
     model = await session.scalar(model_queries.model(project, spec.policy.model))
     if model is None:
         raise Invalid.at("/policy/model", "not_found", f"there is no model '{spec.policy.model}'")
+    if model.kind == "reward" and spec.algorithm.type != "reward_model":
+        message = f"model '{model.id}' is a reward model: it scores completions and cannot write them"
+        raise Invalid.at("/policy/model", "wrong_kind", message)
     if model.status == "failed":
         raise Invalid.at("/policy/model", "model_invalid", f"model '{model.id}' failed to register: {model.error}")
     data: dict[str, Snapshot] = {}

@@ -104,5 +104,5 @@ async def _from_checkpoint(session: AsyncSession, caller: Caller, model: Model, 
         raise Invalid.at("/source/checkpoint", "not_found", f"there is no checkpoint '{checkpoint_id}'")
     job = await session.get(Job, checkpoint.job_id)
     assert job is not None
-    for name, value in values_from_checkpoint(checkpoint, job.spec["policy"]["model"]).items():
+    for name, value in values_from_checkpoint(checkpoint, job).items():
         setattr(model, name, value)

@@ -65,7 +65,7 @@ class Bench:
                 **changes.pop("rollout", {}),
             },
         }
-        if kind == "dpo":
+        if kind in ("dpo", "reward_model"):
             spec["data"] = {"preferences": changes.pop("preferences", None) or self.preferences()}
             spec["training"]["batch_size"] = 8
         elif kind == "sft":

@@ -20,6 +20,29 @@ def test_dpo(bench, adapter, rate, reached):
     assert bench.run("evaluate", model=job["result"]["model"])["status"] == "succeeded"
 
 
+def test_reward_model(bench, api):
+    job = bench.run(
+        "reward_model",
+        training={"steps": 20, "learning_rate": 0.003},
+        algorithm={"type": "reward_model", "evaluate_every_steps": 10},
+    )
+    assert bench.series(job["id"], "loss")[20] < 0.5
+    accuracy = bench.series(job["id"], "evaluation.accuracy")
+    assert set(accuracy) == {0, 10, 20}
+    assert accuracy[20] > 0.8  # pairs of prompts that were never trained on
+    model = api.get(f"/v1/models/{job['result']['model']}")
+    assert (model["kind"], model["status"]) == ("reward", "ready")
+    best = api.get(f"/v1/checkpoints/{job['result']['best_checkpoint']}")
+    assert best["metrics"]["evaluation.accuracy"] == max(accuracy.values())
+    assert {"evaluation.reward_mean", "evaluation.reward_std"} <= best["metrics"].keys()
+    with pytest.raises(ApiError, match="is a reward model") as caught:
+        api.post("/v1/jobs", bench.spec("grape", model=model["id"]))
+    assert caught.value.errors[0]["pointer"] == "/policy/model"
+    with pytest.raises(ApiError) as caught:
+        api.post("/v1/jobs", bench.spec("reward_model", evaluation={"prompts": bench.prompts()}))
+    assert caught.value.errors[0]["pointer"] == "/evaluation"
+
+
 def test_epochs_and_what_dpo_refuses(bench, api):
     job = bench.run("dpo", training={"steps": None, "epochs": 0.5})
     assert job["progress"] == {"step": 3, "steps": 3}  # half of 36 pairs in batches of 8

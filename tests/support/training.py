@@ -96,7 +96,7 @@ class Grader:
         }
 
 
-DATA = {"sft": "demonstrations", "dpo": "preferences"}
+DATA = {"sft": "demonstrations", "dpo": "preferences", "reward_model": "preferences"}
 PAIRS = [Preference(f"p{k}", [3 + k], [5 + k, 6, 1], [7, 8 + k, 9, 1][: 2 + k % 3], 0.0) for k in range(8)]
 
 

@@ -7,6 +7,7 @@ import torch
 
 from examples.tiny_model import make_tiny_model
 from workers.policy.loading import ModelFiles, load_policy
+from workers.policy.reward import load_reward_policy
 
 WORDS = [chr(ord("a") + k) for k in range(26)]
 
@@ -43,5 +44,16 @@ def load():
     def loader(folder, **changes):
         options = {"adapter": None, "precision": "fp32", "budget": 10_000, "seed": 0, "reference": False, **changes}
         return load_policy(ModelFiles("mdl_test", folder, []), **options)
+
+    return loader
+
+
+@pytest.fixture
+def load_reward():
+    """Load a reward model from a folder."""
+
+    def loader(folder, **changes):
+        options = {"adapter": None, "precision": "fp32", "budget": 10_000, "seed": 0, **changes}
+        return load_reward_policy(ModelFiles("mdl_test", folder, []), **options)
 
     return loader

@@ -8,7 +8,8 @@ import torch
 from service.domain.dataset import PreferenceRow
 from service.domain.job import LoraSpec
 from tests.support.training import PAIRS, algorithm_of, gradient, run_of, spec_of
-from workers.algorithms.dpo import batch_of, sums_of
+from workers.algorithms.base import pairs_of
+from workers.algorithms.dpo import sums_of
 from workers.losses.logprobs import token_logprobs
 from workers.policy.tokenization import encode_preference
 
@@ -52,14 +53,14 @@ def test_the_gradient_does_not_depend_on_the_cut_nor_on_the_order(tiny_folder, l
     policy = load(tiny_folder)
     run = prepared(policy, spec)
     reference = run.state.reference
-    whole = gradient(policy, run.algorithm, batch_of(PAIRS, reference))
+    whole = gradient(policy, run.algorithm, pairs_of(PAIRS, reference))
     assert whole.abs().max() > 1e-4
     for budget in (8, 14, 30):
         policy.budget = budget
-        assert len(policy.microbatches(batch_of(PAIRS, reference))) > 1
-        assert torch.allclose(gradient(policy, run.algorithm, batch_of(PAIRS, reference)), whole, atol=1e-6)
+        assert len(policy.microbatches(pairs_of(PAIRS, reference))) > 1
+        assert torch.allclose(gradient(policy, run.algorithm, pairs_of(PAIRS, reference)), whole, atol=1e-6)
     policy.budget = 10_000
-    assert torch.allclose(gradient(policy, run.algorithm, batch_of(PAIRS[::-1], reference)), whole, atol=1e-6)
+    assert torch.allclose(gradient(policy, run.algorithm, pairs_of(PAIRS[::-1], reference)), whole, atol=1e-6)
 
 
 def test_the_gradient_is_the_textbooks(tiny_folder, load):
@@ -70,7 +71,7 @@ def test_the_gradient_is_the_textbooks(tiny_folder, load):
         for parameter in policy.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     rows = PAIRS[:3]
-    ours = gradient(policy, run.algorithm, batch_of(rows, run.state.reference))
+    ours = gradient(policy, run.algorithm, pairs_of(rows, run.state.reference))
     policy.model.zero_grad()
     for row in rows:
         sums = []
@@ -103,7 +104,7 @@ def test_the_reference_of_a_continued_adapter_is_where_the_job_started(tiny_fold
     policy = load(tiny_folder, adapter=LoraSpec(type="lora", r=4))
     run = run_of(policy, spec)
     run.go()
-    batch = batch_of(PAIRS)
+    batch = pairs_of(PAIRS)
     with torch.no_grad():
         moved = sums_of(policy.pair_logprobs(batch))
     known = [value for row in PAIRS for value in run.state.reference[row.id]]

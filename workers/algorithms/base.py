@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from jaxtyping import Float
@@ -53,6 +53,9 @@ class Policy(Protocol):
     def reference_pair_logprobs(self, batch: PreferenceBatch) -> FlatLogprobs:
         """The same under the policy that the job started from; without an adapter only before the first step."""
 
+    def pair_rewards(self, batch: PreferenceBatch) -> Float[Tensor, " batch"]:
+        """A reward model's rewards of chosen and rejected completions, with gradient."""
+
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
@@ -73,6 +76,19 @@ class Preference:
     chosen: list[int]
     rejected: list[int]
     margin: float
+
+
+def pairs_of(rows: Sequence[Preference], reference: Mapping[str, tuple[float, float]] | None = None) -> PreferenceBatch:
+    """The pairs of one optimizer step, with what the reference says of each if it is asked for."""
+    return PreferenceBatch(
+        ids_P=[row.id for row in rows],
+        prompts_P_T=[row.prompt for row in rows],
+        chosen_P_T=[row.chosen for row in rows],
+        rejected_P_T=[row.rejected for row in rows],
+        margins_P=[row.margin for row in rows],
+        reference_P=[reference[row.id] for row in rows] if reference is not None else [],
+        pairs_in_step=len(rows),
+    )
 
 
 class Environment(Protocol):
@@ -121,6 +137,10 @@ class Algorithm:
     """The base: plain gradient steps on `loss`."""
 
     trains = True
+    model_kind: Literal["policy", "reward"] = "policy"
+    """What is trained: a language model, or one with a scalar head."""
+    best_metric = "evaluation.plain_reward"
+    """What makes one checkpoint better than another; higher is better."""
 
     def __init__(self, spec: JobSpec) -> None:
         self.spec = spec

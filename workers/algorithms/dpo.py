@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from jaxtyping import Float
 from torch import Tensor
 
 from service.domain.job import JobSpec
 from service.domain.preference import DpoConfig
-from workers.algorithms.base import Algorithm, Collected, Environment, Policy, Preference
+from workers.algorithms.base import Algorithm, Collected, Environment, Policy, pairs_of
 from workers.losses.preference import LENGTH_NORMALISED, preference_logits, preference_loss
 from workers.types import FlatLogprobs, LossOutput, PreferenceBatch
 
@@ -37,7 +35,7 @@ class Dpo(Algorithm):
         rows = [row for row in environment.all_preferences(self.batch_size) if row.id not in known]
         for start in range(0, len(rows), PIECE):
             environment.check()
-            for piece in policy.microbatches(batch_of(rows[start : start + PIECE])):
+            for piece in policy.microbatches(pairs_of(rows[start : start + PIECE])):
                 sums = sums_of(policy.reference_pair_logprobs(piece)).tolist()
                 known.update(zip(piece.ids_P, zip(sums[0::2], sums[1::2], strict=True), strict=True))
 
@@ -46,7 +44,7 @@ class Dpo(Algorithm):
         rows = environment.next_preferences(self.batch_size)
         lengths = [len(tokens) for row in rows for tokens in (row.chosen, row.rejected)]
         environment.report({"completion_length": sum(lengths) / len(lengths)})
-        return Collected(batch_of(rows, environment.reference))
+        return Collected(pairs_of(rows, environment.reference))
 
     def loss(self, policy: Policy, batch: PreferenceBatch) -> LossOutput:
         """The sum over pairs, divided by the pairs of the step."""
@@ -75,19 +73,6 @@ class Dpo(Algorithm):
             "logprob.rejected": (float(sums.detach()[1::2].sum()), count),
         }
         return LossOutput(per_pair.sum() / batch.pairs_in_step, metrics)
-
-
-def batch_of(rows: Sequence[Preference], reference: Mapping[str, tuple[float, float]] | None = None) -> PreferenceBatch:
-    """The pairs of one optimizer step, with what the reference says of each if it is asked for."""
-    return PreferenceBatch(
-        ids_P=[row.id for row in rows],
-        prompts_P_T=[row.prompt for row in rows],
-        chosen_P_T=[row.chosen for row in rows],
-        rejected_P_T=[row.rejected for row in rows],
-        margins_P=[row.margin for row in rows],
-        reference_P=[reference[row.id] for row in rows] if reference is not None else [],
-        pairs_in_step=len(rows),
-    )
 
 
 def sums_of(flat: FlatLogprobs) -> Float[Tensor, " batch"]:

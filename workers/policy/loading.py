@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,9 +118,28 @@ def load_policy(
     )
 
 
+@contextlib.contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Without transformers' report on weights that a checkpoint does not have."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def transposed_layers(model: Any) -> bool:
+    """Whether linear layers store their weights transposed, as GPT-2's do: PEFT wants to be told."""
+    from transformers.pytorch_utils import Conv1D
+
+    return any(isinstance(module, Conv1D) for module in model.modules())
+
+
 def _fresh_adapter(model: Any, adapter: LoraSpec, seed: int, model_id: str) -> Any:
     from peft import LoraConfig, get_peft_model
-    from transformers.pytorch_utils import Conv1D
 
     config = LoraConfig(
         r=adapter.r,
@@ -126,8 +147,7 @@ def _fresh_adapter(model: Any, adapter: LoraSpec, seed: int, model_id: str) -> A
         lora_dropout=adapter.dropout,
         target_modules=adapter.target_modules,
         task_type="CAUSAL_LM",
-        # GPT-2's layers store their weights transposed; PEFT wants to be told.
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+        fan_in_fan_out=transposed_layers(model),
     )
     torch.manual_seed(seed)  # the adapter's first values come from the job's seed
     try:

@@ -101,7 +101,7 @@ class Claims:
     def _register(self, session: Session, job: Job, checkpoint_id: str) -> str:
         checkpoint = session.get(Checkpoint, checkpoint_id)
         assert checkpoint is not None
-        values = model_queries.values_from_checkpoint(checkpoint, job.spec["policy"]["model"])
+        values = model_queries.values_from_checkpoint(checkpoint, job)
         model = Model(
             id=new_id("model"), project_id=job.project_id, name=f"{job.name} (step {checkpoint.step})", **values
         )

@@ -23,6 +23,7 @@ class Evaluation:
     prompts: list[Prompt]
     temperature: float
     samples: int
+    every_steps: int | None = None
 
     def run(self, step: int) -> dict[str, float]:
         """Sample, grade, record; the metrics `evaluation.*` of this step. The same step always has the same seed."""

@@ -11,8 +11,10 @@ import torch
 from service.domain.job import JobSpec
 from workers.algorithms.base import Algorithm, Environment
 from workers.policy.causal import CausalPolicy
+from workers.policy.reward import RewardPolicy
 from workers.training.evaluation import Evaluation
 from workers.training.optim import learning_rate
+from workers.training.pair_evaluation import PairEvaluation
 from workers.training.ports import Control, Interrupted, Recorder, Suspended
 from workers.training.state import TrainerState
 
@@ -24,10 +26,10 @@ class Run:
     spec: JobSpec
     steps: int
     algorithm: Algorithm
-    policy: CausalPolicy
+    policy: CausalPolicy | RewardPolicy
     optimizer: torch.optim.Optimizer | None
     environment: Environment
-    evaluation: Evaluation | None
+    evaluation: Evaluation | PairEvaluation | None
     state: TrainerState
     recorder: Recorder
     control: Control
@@ -97,8 +99,11 @@ class Run:
         """At the first step, every `every_steps` and at the last step, once each also across resumes."""
         if self.evaluation is None or self.state.evaluated_step == self.state.step:
             return
-        every = self.spec.evaluation.every_steps if self.spec.evaluation else None
-        due = self._every(every) or self.state.step == self.steps or (first and self.state.step == 0)
+        due = (
+            self._every(self.evaluation.every_steps)
+            or self.state.step == self.steps
+            or (first and self.state.step == 0)
+        )
         if due:
             self.state.evaluation = self.evaluation.run(self.state.step)
             self.state.evaluated_step = self.state.step

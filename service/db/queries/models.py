@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Executable, Select, or_, select, update
 
 from service.db.queries.jobs import now, seconds
-from service.db.tables import Checkpoint, Model
+from service.db.tables import Checkpoint, Job, Model
 from service.domain.checkpoint import MANIFEST, CheckpointFile, model_hash
 
 REGISTER_TASK = "workers.tasks.transfer.register"
@@ -24,18 +24,18 @@ def model(project_id: str, model_id: str) -> Select[Model]:
     return all_models(project_id).where(Model.id == model_id)
 
 
-def values_from_checkpoint(checkpoint: Checkpoint, base_model_id: str) -> dict[str, Any]:
+def values_from_checkpoint(checkpoint: Checkpoint, job: Job) -> dict[str, Any]:
     """The columns of a model that is a checkpoint: its files are hashed and stored, so it is ready at once."""
     files = [CheckpointFile.model_validate(file) for file in checkpoint.files]
     files = [file for file in files if "/" not in file.path and file.path != MANIFEST]
     return {
-        "kind": "policy",
+        "kind": "reward" if job.algorithm == "reward_model" else "policy",
         "source": {"checkpoint": checkpoint.id},
         "status": "ready",
         "location": checkpoint.location,
         "files": [file.model_dump() for file in files],
         "sha256": model_hash(files),
-        "base_model_id": base_model_id if checkpoint.kind == "adapter" else None,
+        "base_model_id": job.spec["policy"]["model"] if checkpoint.kind == "adapter" else None,
     }
 
 
