@@ -5,6 +5,7 @@ An id that the project does not have is 422 at its place in the body, the same f
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select
@@ -53,14 +54,29 @@ async def pin_rubric(
     return {**pinned, "content": version.graded_by}, RubricContent.model_validate(version.graded_by)
 
 
-async def pin_judges(session: AsyncSession, project: str, contents: list[RubricContent]) -> dict[str, int]:
-    """The current revision of every judge that these contents need."""
-    wanted = sorted({judge for content in contents for judge in content.judge_ids()})
+async def pin_judges(
+    session: AsyncSession,
+    project: str,
+    contents: Sequence[RubricContent],
+    prompts: Mapping[str, Snapshot] | None = None,
+) -> dict[str, int]:
+    """The current revision of every judge that these contents name, and that prompts' own criteria name.
+
+    `prompts`: snapshots of prompts by their place in the body.
+    """
+    wanted: dict[str, tuple[str, str]] = {}
+    for place, snapshot in (prompts or {}).items():
+        values = {"dataset_id": snapshot.dataset, "last_seq": snapshot.last_seq}
+        for judge, seq in await session.execute(dataset_queries.named_by_criteria("judge"), values):
+            wanted.setdefault(judge, (place, f"row {snapshot.dataset}:{seq}"))
+    for content in contents:
+        wanted.update(dict.fromkeys(content.judge_ids(), ("/rubric", "the rubric")))
     found = await session.execute(
         select(Judge.id, Judge.revision).where(Judge.project_id == project, Judge.id.in_(wanted))
     )
     pinned: dict[str, int] = dict(found.tuples().all())
-    missing = [judge for judge in wanted if judge not in pinned]
+    missing = sorted(judge for judge in wanted if judge not in pinned)
     if missing:
-        raise Invalid.at("/rubric", "not_found", f"the rubric needs the judge '{missing[0]}', which does not exist")
-    return {judge: pinned[judge] for judge in wanted}
+        place, who = wanted[missing[0]]
+        raise Invalid.at(place, "not_found", f"{who} needs the judge '{missing[0]}', which does not exist")
+    return {judge: pinned[judge] for judge in sorted(wanted)}

@@ -16,10 +16,10 @@ from service.domain.dataset import DemonstrationRow, PreferenceRow, PromptRow
 from service.domain.job import JobSpec
 from service.domain.job_state import JobFailure
 from service.domain.preference import RewardModelConfig
-from service.domain.rubric import RubricContent
+from service.domain.rubric import DEFAULT_AGGREGATION, RubricContent
 from workers.algorithms import ALGORITHMS
 from workers.algorithms.base import Demonstration, Preference
-from workers.graders.rubric import Desk, RubricGrader
+from workers.graders.rubric import Desk, RubricGrader, prompt_needs
 from workers.policy.causal import CausalPolicy
 from workers.policy.loading import ModelFiles, load_policy
 from workers.policy.reward import RewardPolicy, load_reward_policy
@@ -116,8 +116,12 @@ def assemble(materials: Materials) -> Run:
 
 
 def _grader(materials: Materials, rubric: str) -> RubricGrader:
-    version = materials.resolved[rubric]
-    return RubricGrader(RubricContent.model_validate(version["content"]), version["hash"], materials.desk(rubric))
+    version, algorithm = materials.resolved[rubric], materials.spec.algorithm
+    content = RubricContent.model_validate(version["content"])
+    aggregation = content.aggregation.over(DEFAULT_AGGREGATION)
+    if isinstance(algorithm, OnPolicyConfig):
+        aggregation = algorithm.aggregation.over(aggregation)
+    return RubricGrader(content, version["hash"], materials.desk(rubric), aggregation.prompt_criteria_weight or 1.0)
 
 
 def _rollouts(materials: Materials, policy: CausalPolicy, grader: RubricGrader) -> Rollouts:
@@ -152,7 +156,6 @@ def _evaluation(materials: Materials, policy: CausalPolicy) -> Evaluation | None
 def _prompts(materials: Materials, data: str, policy: CausalPolicy, grader: RubricGrader) -> list[Prompt]:
     """Tokenised prompts, each checked: it fits into the context with a full completion, and has what graders refer to."""
     dataset = materials.resolved["data"][data]["dataset"]
-    needs = grader.prompt_needs()
     longest = materials.spec.rollout.max_completion_tokens
     prompts = []
     for seq, content in materials.rows(data):
@@ -164,12 +167,24 @@ def _prompts(materials: Materials, data: str, policy: CausalPolicy, grader: Rubr
             raise JobFailure("data_invalid", f"row {row_id}: {error}") from None
         _check_length(row_id, len(tokens), longest, policy.context_length)
         view = prompt_view(row, row_id)
-        for name in needs:
-            if _lookup(view, name) is None:
-                message = f"row {row_id} has no '{name.removeprefix('prompt.')}', which a grader of the rubric needs"
-                raise JobFailure("data_invalid", message)
+        _check_criteria(row_id, view, grader)
         prompts.append(Prompt(row_id, tokens, view))
     return prompts
+
+
+def _check_criteria(row_id: str, view: dict[str, Any], grader: RubricGrader) -> None:
+    """Something is rewarded for this prompt, and it has everything that its criteria's templates refer to."""
+    criteria = grader.criteria_of(view)
+    if all(criterion.audit for criterion in criteria):
+        raise JobFailure(
+            "data_invalid",
+            f"row {row_id}: no criterion that counts applies to it (category {view['category']!r}, tags {view['tags']}); "
+            "widen 'applies_to', give the row criteria of its own, or leave it out",
+        )
+    for name in prompt_needs(criteria):
+        if _lookup(view, name) is None:
+            message = f"row {row_id} has no '{name.removeprefix('prompt.')}', which a grader of the rubric needs"
+            raise JobFailure("data_invalid", message)
 
 
 def _lookup(view: dict[str, Any], name: str) -> Any:

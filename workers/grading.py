@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 
 from service.config import Settings
+from service.domain.criteria import criteria_of
 from service.domain.grade import Cell
 from service.domain.grader import JudgeGrader
 from service.domain.judge import JudgeConfig, JudgeLimits
@@ -129,7 +130,7 @@ class GradingEngine:
 
     async def _grade_cells(self, batch: ClaimedBatch) -> None:
         content = RubricContent.model_validate(batch.rubric["content"])
-        criteria = {criterion.key: criterion for criterion in content.criteria}
+        criteria = {criterion.key: criterion for criterion in criteria_of(content, batch.prompt)}
         judges = await self._judges(batch, [criteria[key] for _, key in batch.todo])
         answers: asyncio.Queue[tuple[int, Cell]] = asyncio.Queue()
 

@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 from service.datasets.schemas import RowError
 from service.domain.base import canonical_json, pointer
-from service.domain.dataset import ROWS
+from service.domain.dataset import ROWS, PromptRow
 from service.errors import BadRequest, Invalid
+from service.grader_checks import grader_faults
 
 LINE_LIMIT = 8 << 20
 REPORTED_ERRORS = 100
@@ -92,6 +93,12 @@ class RowReader:
             return None
         except ValueError as error:  # NaN or infinity inside free JSON
             self._fault("", "invalid_number", f"the line holds a number that JSON does not have: {error}")
+            return None
+        faults = grader_faults(row.criteria, "/criteria") if isinstance(row, PromptRow) else []
+        for fault in faults:
+            self._fault(fault["pointer"], fault["code"], fault["message"])
+        if faults:
+            self.error_count -= len(faults) - 1
             return None
         return text, hashlib.sha256(text.encode()).digest()
 

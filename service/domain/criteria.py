@@ -1,16 +1,45 @@
-"""The criteria of one prompt, in the form that aggregation needs."""
+"""The criteria of one prompt: those of the rubric that apply to it, and those that its own row brings along.
+
+Everybody who grades asks here: the trainer, the grading worker, and what checks prompts before a job starts. It is decided once
+per prompt, from its category and tags, before anything is graded; never per completion (grape.md §3).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from service.domain.base import refuse
 from service.domain.grader import JudgeGrader
-from service.domain.rubric import Criterion
+from service.domain.rubric import PROMPT_PREFIX, Criterion, RubricContent, refuse_dots, refuse_duplicates
 from service.domain.scoring import CriterionWeight
 
 
+def criteria_of(
+    content: RubricContent, prompt: Mapping[str, Any], prompt_criteria_weight: float = 1.0
+) -> list[Criterion]:
+    """What `prompt` is graded on, in the rubric's order and then the row's.
+
+    `prompt` has `category`, `tags` and, where its row has some, `criteria`; these join as `prompt.<key>`, their weights times
+    `prompt_criteria_weight`.
+    """
+    own = [
+        criterion.model_copy(
+            update={
+                "key": f"{PROMPT_PREFIX}.{criterion.key}",
+                "weight": criterion.effective_weight * prompt_criteria_weight,
+            }
+        )
+        for criterion in map(Criterion.model_validate, prompt.get("criteria") or ())
+    ]
+    category, tags = prompt.get("category"), prompt.get("tags") or ()
+    return [c for c in (*content.criteria, *own) if c.applies_to is None or c.applies_to.matches(category, tags)]
+
+
 def criterion_weights(criteria: Sequence[Criterion]) -> list[CriterionWeight]:
-    """What aggregation needs to know of a rubric."""
+    """What aggregation needs to know of a prompt's criteria."""
     return [
         CriterionWeight(
             key=c.key,
@@ -21,3 +50,64 @@ def criterion_weights(criteria: Sequence[Criterion]) -> list[CriterionWeight]:
         )
         for c in criteria
     ]
+
+
+class SeriesNames:
+    """Under which names a prompt's criteria count in metrics.
+
+    A rubric's criterion has a series of its own. Criteria of rows are as many as there are rows, so theirs are kept by tag:
+    `prompt.<tag>` for each tag, and `prompt.*` for all of them.
+    """
+
+    def __init__(self, prompt: Mapping[str, Any]) -> None:
+        self._own = {
+            f"{PROMPT_PREFIX}.{criterion['key']}": [
+                f"{PROMPT_PREFIX}.{tag}" for tag in ("*", *criterion.get("tags", ()))
+            ]
+            for criterion in prompt.get("criteria") or ()
+        }
+
+    def __getitem__(self, key: str) -> list[str]:
+        return self._own.get(key, [key])
+
+
+def _as_in_a_rubric(value: Any) -> Any:
+    """Rows' criteria in the form of a rubric's: a key from the position, and points below 0 as a bad thing's weight."""
+    if not isinstance(value, list):
+        return value
+    return [_one(position, dict(item)) if isinstance(item, dict) else item for position, item in enumerate(value)]
+
+
+def _one(position: int, item: dict[str, Any]) -> dict[str, Any]:
+    if item.get("key") is None:
+        item["key"] = str(position)
+    name = "points" if "points" in item else "weight"
+    if name == "points":
+        if "weight" in item:
+            refuse(((position, "points"), "one_of", "give either 'weight' or 'points'"))
+        points = item.pop("points")
+        if isinstance(points, bool) or not isinstance(points, int | float) or points == 0:
+            refuse(((position, "points"), "invalid_points", "points are a number above or below 0"))
+        item["weight"] = points
+    weight = item.get("weight")
+    if isinstance(weight, int | float) and not isinstance(weight, bool) and weight < 0:
+        if item.get("polarity", "met_is_bad") != "met_is_bad":
+            message = f"{name} below 0 mean that meeting the criterion is bad, and 'polarity' says that it is good"
+            refuse(((position, "polarity"), "invalid_polarity", message))
+        item.update(weight=-weight, polarity="met_is_bad")
+    return item
+
+
+def _usable(criteria: list[Criterion]) -> list[Criterion]:
+    refuse_duplicates(criteria, place=())
+    refuse_dots(criteria, place=())
+    return criteria
+
+
+PromptCriteria = Annotated[
+    list[Criterion],
+    Field(max_length=256),
+    BeforeValidator(_as_in_a_rubric),
+    AfterValidator(_usable),
+]
+"""The criteria of a prompt's row: as in a rubric, `key` optional, and `points` (HealthBench) in place of `weight`."""

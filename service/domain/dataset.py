@@ -8,6 +8,7 @@ from pydantic import Field, JsonValue, TypeAdapter, model_validator
 
 from service.domain.base import Value, refuse
 from service.domain.conversation import Message, Name, NonEmptyText, Text
+from service.domain.criteria import PromptCriteria
 
 DatasetKind = Literal["prompts", "demonstrations", "preferences"]
 
@@ -15,7 +16,10 @@ Messages = Annotated[list[Message], Field(min_length=1)]
 
 
 class PromptRow(Value):
-    """A prompt to sample completions for; `reference` and `metadata` are for graders, never for the policy."""
+    """A prompt to sample completions for; `reference` and `metadata` are for graders, never for the policy.
+
+    `criteria` join those of the rubric for this prompt alone.
+    """
 
     messages: Messages | None = None
     prompt: NonEmptyText | None = None
@@ -23,6 +27,7 @@ class PromptRow(Value):
     category: Name | None = None
     tags: list[Name] = []
     metadata: dict[str, JsonValue] = {}
+    criteria: PromptCriteria = []
 
     @model_validator(mode="after")
     def _one_prompt(self) -> PromptRow:

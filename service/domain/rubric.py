@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from service.domain.base import Value, content_hash, refuse
+from service.domain.base import Loc, Value, content_hash, refuse
 from service.domain.conversation import Name, NonEmptyText, Text
 from service.domain.grader import Grader, JudgeGrader, gives_number
 
@@ -308,22 +308,22 @@ class AuthoredContent(_Rubric):
         return self
 
 
-def refuse_duplicates(criteria: Sequence[Criterion]) -> None:
-    """Refuse a key that stands twice."""
+def refuse_duplicates(criteria: Sequence[Criterion], place: Loc = ("criteria",)) -> None:
+    """Refuse a key that stands twice; `place` is where the list stands."""
     seen: set[str] = set()
     for position, criterion in enumerate(criteria):
         if criterion.key in seen:
-            refuse((("criteria", position, "key"), "duplicate", f"the key '{criterion.key}' stands twice"))
+            refuse(((*place, position, "key"), "duplicate", f"the key '{criterion.key}' stands twice"))
         seen.add(criterion.key)
 
 
-def refuse_dots(criteria: Sequence[Criterion]) -> None:
+def refuse_dots(criteria: Sequence[Criterion], place: Loc = ("criteria",)) -> None:
     """Refuse a dot in a key that a person has written: dots come from includes."""
     for position, criterion in enumerate(criteria):
         if "." in criterion.key:
             refuse(
                 (
-                    ("criteria", position, "key"),
+                    (*place, position, "key"),
                     "invalid_key",
                     f"the key '{criterion.key}' holds a dot; keys are letters, digits, - and _, and dots come from includes",
                 )

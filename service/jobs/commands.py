@@ -52,7 +52,9 @@ async def submit_job(session: AsyncSession, caller: Caller, spec: JobSpec) -> Jo
             place = "/evaluation/rubric"
             pinned["evaluation_rubric"], content = await pin_rubric(session, project, spec.evaluation.rubric, place)
             contents.append(content)
-    pinned["judges"] = await pin_judges(session, project, contents)
+    places = {"prompts": "/data/prompts", "evaluation": "/evaluation/prompts"}
+    rows = {place: data[kind] for kind, place in places.items() if kind in data}
+    pinned["judges"] = await pin_judges(session, project, contents, rows if contents else {})
     pinned["data"] = {kind: snapshot.model_dump() for kind, snapshot in data.items()}
     values = {
         "id": new_id("job"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
+from service.domain.criteria import SeriesNames
 from service.domain.scoring import mean
 from workers.types import CompletionGroup
 
@@ -15,6 +16,7 @@ def rollout_metrics(groups: Sequence[CompletionGroup]) -> dict[str, float]:
     cells = nulls = infra_nulls = silent = 0
     for group in groups:
         assert group.scored is not None
+        names = SeriesNames(group.prompt.view)
         silent += group.scored.signal != "ok"
         if group.scored.effective_criteria is not None:
             values["effective_criteria"].append(group.scored.effective_criteria)
@@ -22,8 +24,9 @@ def rollout_metrics(groups: Sequence[CompletionGroup]) -> dict[str, float]:
             values["group_confidence"].append(group.scored.group_confidence)
         for key, weighting in group.scored.weighting.items():
             if weighting.share is not None and weighting.mean_confidence is not None:
-                values[f"share.{key}"].append(weighting.share)
-                values[f"confidence.{key}"].append(weighting.mean_confidence)
+                for name in names[key]:
+                    values[f"share.{name}"].append(weighting.share)
+                    values[f"confidence.{name}"].append(weighting.mean_confidence)
         for completion, numbers, row in zip(group.completions, group.scored.completions, group.cells, strict=True):
             values["completion_length"].append(len(completion.tokens))
             values["entropy"].extend(-x for x in completion.logprobs)
@@ -38,7 +41,8 @@ def rollout_metrics(groups: Sequence[CompletionGroup]) -> dict[str, float]:
                 nulls += cell.score is None
                 infra_nulls += cell.family == "infra"
                 if cell.score is not None:
-                    values[f"{'audit' if cell.audit else 'score'}.{cell.criterion}"].append(cell.score)
+                    for name in names[cell.criterion]:
+                        values[f"{'audit' if cell.audit else 'score'}.{name}"].append(cell.score)
     metrics = {name: mean(numbers) for name, numbers in values.items()}
     metrics["min_coverage"] = min(values["coverage"], default=0.0)
     metrics["judge_retries"] = float(judge_retries(groups))

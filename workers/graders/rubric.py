@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from service.domain.base import content_hash
-from service.domain.criteria import criterion_weights
+from service.domain.criteria import criteria_of, criterion_weights
 from service.domain.grade import Cell
 from service.domain.grader import JudgeGrader, templates_of
 from service.domain.rubric import Criterion, RubricContent
@@ -31,29 +31,25 @@ class Desk(Protocol):
 
 @dataclass(slots=True)
 class RubricGrader:
-    """Grades by one version of a rubric; `name` is the version, as its hash."""
+    """Grades by one version of a rubric; `name` is the version. `prompt_criteria_weight` is for what rows bring along."""
 
     content: RubricContent
     name: str
     desk: Desk
+    prompt_criteria_weight: float = 1.0
 
     def start(self, purpose: str, step: int) -> GroupGrading:
         """The grading of one rollout."""
         return GroupGrading(self, f"{purpose}/{step}")
 
-    @property
-    def judged(self) -> list[Criterion]:
-        """The criteria that a judge grades."""
-        return [c for c in self.content.criteria if isinstance(c.grader, JudgeGrader)]
+    def criteria_of(self, view: dict[str, Any]) -> list[Criterion]:
+        """What a prompt is graded on."""
+        return criteria_of(self.content, view, self.prompt_criteria_weight)
 
-    @property
-    def verified(self) -> list[Criterion]:
-        """The criteria that a verifier grades."""
-        return [c for c in self.content.criteria if not isinstance(c.grader, JudgeGrader)]
 
-    def prompt_needs(self) -> list[str]:
-        """What the templates need of every prompt, e.g. `prompt.reference`; checked before anything is sampled."""
-        return sorted({name for c in self.content.criteria for text in templates_of(c.grader) for name in needs(text)})
+def prompt_needs(criteria: Sequence[Criterion]) -> list[str]:
+    """What the templates need of a prompt, e.g. `prompt.reference`; checked before anything is sampled."""
+    return sorted({name for c in criteria for text in templates_of(c.grader) for name in needs(text)})
 
 
 @dataclass(slots=True)
@@ -67,12 +63,15 @@ class GroupGrading:
     def submit(self, group: CompletionGroup) -> None:
         """Verify at once; ask the judges."""
         view = group.prompt.view
-        group.criteria, group.rubric = criterion_weights(self.grader.content.criteria), self.grader.name
-        group.cells = [{c.key: verify(c, view, x.text) for c in self.grader.verified} for x in group.completions]
-        if self.grader.judged:
+        criteria = self.grader.criteria_of(view)
+        judged = [c for c in criteria if isinstance(c.grader, JudgeGrader)]
+        verified = [c for c in criteria if not isinstance(c.grader, JudgeGrader)]
+        group.criteria, group.rubric = criterion_weights(criteria), self.grader.name
+        group.cells = [{c.key: verify(c, view, x.text) for c in verified} for x in group.completions]
+        if judged:
             key = self._key(group)
             texts = [completion.text for completion in group.completions]
-            self.grader.desk.ask(key, view, texts, [c.key for c in self.grader.judged])
+            self.grader.desk.ask(key, view, texts, [c.key for c in judged])
             self._asked.append((key, group))
 
     def _key(self, group: CompletionGroup) -> str:

@@ -122,7 +122,7 @@ def prompt_view(row: PromptRow, row_id: str) -> dict[str, Any]:
     """A prompt as graders and readers see it."""
     messages = row.text_or_messages
     shown = [{"role": "user", "content": messages}] if isinstance(messages, str) else [m.model_dump() for m in messages]
-    return {
+    view = {
         "id": row_id,
         "category": row.category,
         "messages": shown,
@@ -130,3 +130,6 @@ def prompt_view(row: PromptRow, row_id: str) -> dict[str, Any]:
         "tags": row.tags,
         "metadata": row.metadata,
     }
+    if row.criteria:
+        view["criteria"] = [criterion.model_dump(mode="json", exclude_unset=True) for criterion in row.criteria]
+    return view

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from service.domain.criteria import SeriesNames
 from service.domain.scoring import ScoringOptions, mean
 from workers.advantages.group import group_advantages
 from workers.advantages.report import judge_retries
@@ -45,6 +46,7 @@ def summary(groups: Sequence[CompletionGroup]) -> dict[str, float]:
     nulls = unrewarded = 0
     for group in groups:
         assert group.scored is not None
+        names = SeriesNames(group.prompt.view)
         for completion, numbers, row in zip(group.completions, group.scored.completions, group.cells, strict=True):
             values["completion_length"].append(len(completion.tokens))
             unrewarded += numbers.plain_reward is None
@@ -54,7 +56,8 @@ def summary(groups: Sequence[CompletionGroup]) -> dict[str, float]:
             for cell in row.values():
                 nulls += cell.score is None
                 if cell.score is not None:
-                    values[f"{'audit' if cell.audit else 'score'}.{cell.criterion}"].append(cell.score)
+                    for name in names[cell.criterion]:
+                        values[f"{'audit' if cell.audit else 'score'}.{name}"].append(cell.score)
     metrics = {name: mean(numbers) for name, numbers in values.items()}
     metrics["min_coverage"] = min((c.coverage for g in groups if g.scored for c in g.scored.completions), default=0.0)
     metrics["judge_retries"] = float(judge_retries(groups))

@@ -32,6 +32,20 @@ def rows_between(dataset_id: str, after: int, last: int, limit: int) -> Select[D
     return rows(dataset_id).where(DatasetRow.seq > after, DatasetRow.seq <= last).order_by(DatasetRow.seq).limit(limit)
 
 
+def named_by_criteria(field: str) -> TextClause:
+    """What the graders of rows' own criteria name in `field` (e.g. `judge`): each value with the first row that names it."""
+    return text(
+        f"""
+        SELECT DISTINCT ON (value) value, seq FROM (
+            SELECT r.seq, found #>> '{{}}' AS value
+            FROM dataset_rows r, jsonb_path_query(r.content, '$.criteria[*].grader.**.{field}') AS found
+            WHERE r.dataset_id = :dataset_id AND r.seq <= :last_seq AND jsonb_exists(r.content, 'criteria')
+        ) AS named
+        ORDER BY value, seq
+        """  # noqa: S608 (a name from our own code)
+    )
+
+
 INCOMING: TextClause = text(
     "CREATE TEMP TABLE incoming (position bigint, content jsonb, content_hash bytea) ON COMMIT DROP"
 )
