@@ -7,6 +7,7 @@ per prompt, from its category and tags, before anything is graded; never per com
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -14,7 +15,9 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from service.domain.base import refuse
 from service.domain.grader import JudgeGrader
 from service.domain.rubric import PROMPT_PREFIX, Criterion, RubricContent, refuse_dots, refuse_duplicates
-from service.domain.scoring import CriterionWeight
+from service.domain.scoring import CriterionWeight, GateRule
+
+NO_VOTES: Mapping[str, int] = MappingProxyType({})
 
 
 def criteria_of(
@@ -38,8 +41,8 @@ def criteria_of(
     return [c for c in (*content.criteria, *own) if c.applies_to is None or c.applies_to.matches(category, tags)]
 
 
-def criterion_weights(criteria: Sequence[Criterion]) -> list[CriterionWeight]:
-    """What aggregation needs to know of a prompt's criteria."""
+def criterion_weights(criteria: Sequence[Criterion], votes: Mapping[str, int] = NO_VOTES) -> list[CriterionWeight]:
+    """What aggregation needs to know of a prompt's criteria. `votes` has each judge's own number, for criteria that inherit it."""
     return [
         CriterionWeight(
             key=c.key,
@@ -47,28 +50,15 @@ def criterion_weights(criteria: Sequence[Criterion]) -> list[CriterionWeight]:
             judged=isinstance(c.grader, JudgeGrader),
             audit=c.audit,
             default_confidence=c.default_confidence,
+            gate=GateRule(c.gate.threshold, c.gate.factor) if c.gate is not None else None,
+            met_is_bad=c.polarity == "met_is_bad",
+            step_pooling=c.step_pooling if c.scope == "step" else None,
+            votes=(c.grader.votes or votes.get(c.grader.judge)) if isinstance(c.grader, JudgeGrader) else None,
+            per_prompt=c.key.startswith("prompt."),
+            tags=tuple(c.tags),
         )
         for c in criteria
     ]
-
-
-class SeriesNames:
-    """Under which names a prompt's criteria count in metrics.
-
-    A rubric's criterion has a series of its own. Criteria of rows are as many as there are rows, so theirs are kept by tag:
-    `prompt.<tag>` for each tag, and `prompt.*` for all of them.
-    """
-
-    def __init__(self, prompt: Mapping[str, Any]) -> None:
-        self._own = {
-            f"{PROMPT_PREFIX}.{criterion['key']}": [
-                f"{PROMPT_PREFIX}.{tag}" for tag in ("*", *criterion.get("tags", ()))
-            ]
-            for criterion in prompt.get("criteria") or ()
-        }
-
-    def __getitem__(self, key: str) -> list[str]:
-        return self._own.get(key, [key])
 
 
 def _as_in_a_rubric(value: Any) -> Any:

@@ -291,6 +291,7 @@ class AuthoredContent(_Rubric):
         refuse_duplicates(self.criteria)
         refuse_dots(self.criteria)
         refuse_key_gate(self.criteria)
+        self._refuse_prompt()
         seen: set[str] = set()
         for position, include in enumerate(self.includes):
             place = ("includes", position, "as")
@@ -306,6 +307,15 @@ class AuthoredContent(_Rubric):
                 (("criteria",), "no_criteria", "every criterion is an audit criterion, so there is nothing to reward")
             )
         return self
+
+    def _refuse_prompt(self) -> None:
+        names: list[tuple[Loc, str]] = [(("criteria", k, "key"), c.key) for k, c in enumerate(self.criteria)]
+        names += [(("includes", k, "as"), include.as_) for k, include in enumerate(self.includes)]
+        for place, name in names:
+            if name == PROMPT_PREFIX:
+                refuse(
+                    (place, "reserved", "'prompt' is the name of the criteria that prompts bring along; take another")
+                )
 
 
 def refuse_duplicates(criteria: Sequence[Criterion], place: Loc = ("criteria",)) -> None:

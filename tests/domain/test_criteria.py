@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.domain.base import canonical_json, pointer
-from service.domain.criteria import SeriesNames, criteria_of, criterion_weights
+from service.domain.criteria import criteria_of, criterion_weights
 from service.domain.dataset import PromptRow
 from service.domain.rubric import RubricContent
 
@@ -107,10 +107,8 @@ def test_a_given_key_may_not_be_anothers_position():
 
 
 def test_metrics_of_rows_criteria_are_kept_by_tag():
-    names = SeriesNames(
-        view(row({**JUDGED, "points": 1, "tags": ["axis:accuracy", "level:example"]}, {**JUDGED, "points": 1}))
+    tagged = {**JUDGED, "points": 1, "tags": ["axis:accuracy", "level:example"]}
+    made = criterion_weights(
+        criteria_of(content(criterion("a", tags=["x"])), view(row(tagged, {**JUDGED, "points": 1})))
     )
-    assert names["correct"] == ["correct"]
-    assert names["prompt.0"] == ["prompt.*", "prompt.axis:accuracy", "prompt.level:example"]
-    assert names["prompt.1"] == ["prompt.*"]
-    assert SeriesNames({})["prompt"] == ["prompt"]
+    assert [c.series for c in made] == [("a",), ("prompt.axis:accuracy", "prompt.level:example"), ("prompt",)]

@@ -99,6 +99,7 @@ def test_the_hash_is_of_what_it_resolves_to():
         ({"includes": [include("m"), include("m")]}, "/includes/1/as", "duplicate"),
         ({"includes": [{"rubric": "rub_1"}]}, "/includes/0/as", "missing"),
         ({"includes": [include("prompt")]}, "/includes/0/as", "reserved"),
+        ({"criteria": [criterion("prompt")]}, "/criteria/0/key", "reserved"),
         ({"includes": [include("a.b")]}, "/includes/0/as", "string_pattern_mismatch"),
         ({"includes": [include("m", weight=0)]}, "/includes/0/weight", "greater_than"),
         ({"includes": [include("m", rubrik="x")]}, "/includes/0/rubrik", "unknown_field"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from service.domain.criteria import SeriesNames
 from service.domain.scoring import mean
 from workers.types import CompletionGroup
 
@@ -16,7 +15,7 @@ def rollout_metrics(groups: Sequence[CompletionGroup]) -> dict[str, float]:
     cells = nulls = infra_nulls = silent = 0
     for group in groups:
         assert group.scored is not None
-        names = SeriesNames(group.prompt.view)
+        names = {c.key: c.series for c in group.criteria}
         silent += group.scored.signal != "ok"
         if group.scored.effective_criteria is not None:
             values["effective_criteria"].append(group.scored.effective_criteria)

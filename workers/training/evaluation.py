@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.domain.criteria import SeriesNames
 from service.domain.scoring import ScoringOptions, mean
 from workers.advantages.group import group_advantages
 from workers.advantages.report import judge_retries
@@ -46,7 +45,7 @@ def summary(groups: Sequence[CompletionGroup]) -> dict[str, float]:
     nulls = unrewarded = 0
     for group in groups:
         assert group.scored is not None
-        names = SeriesNames(group.prompt.view)
+        names = {c.key: c.series for c in group.criteria}
         for completion, numbers, row in zip(group.completions, group.scored.completions, group.cells, strict=True):
             values["completion_length"].append(len(completion.tokens))
             unrewarded += numbers.plain_reward is None
