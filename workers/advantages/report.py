@@ -40,7 +40,7 @@ def rollout_metrics(groups: Sequence[CompletionGroup]) -> dict[str, float]:
                 nulls += cell.score is None
                 infra_nulls += cell.family == "infra"
                 if cell.score is not None:
-                    for name in names[cell.criterion]:
+                    for name in names.get(cell.criterion, (cell.criterion,)):
                         values[f"{'audit' if cell.audit else 'score'}.{name}"].append(cell.score)
     metrics = {name: mean(numbers) for name, numbers in values.items()}
     metrics["min_coverage"] = min(values["coverage"], default=0.0)

@@ -55,7 +55,7 @@ def summary(groups: Sequence[CompletionGroup]) -> dict[str, float]:
             for cell in row.values():
                 nulls += cell.score is None
                 if cell.score is not None:
-                    for name in names[cell.criterion]:
+                    for name in names.get(cell.criterion, (cell.criterion,)):
                         values[f"{'audit' if cell.audit else 'score'}.{name}"].append(cell.score)
     metrics = {name: mean(numbers) for name, numbers in values.items()}
     metrics["min_coverage"] = min((c.coverage for g in groups if g.scored for c in g.scored.completions), default=0.0)
