@@ -49,10 +49,37 @@ class JudgeSampling(Value):
     seed: int | None = None
 
 
+PROMPT_VERSION = 2
+"""The version of the question's texts that new judges get (`workers/graders/judge/prompt.py` has them)."""
+
+PromptVersion = Annotated[int, Field(ge=1, le=PROMPT_VERSION)]
+
+
 class JudgePrompt(Value):
-    """What the judge is told beside the rubric."""
+    """What the judge is told beside the rubric, and the version of the texts around it.
+
+    A stored revision without a version was asked with version 1.
+    """
 
     system: Text = ""
+    version: PromptVersion = 1
+
+
+class JudgeExample(Value):
+    """An answer that was graded well, shown to the judge where its verdict is one that the criterion allows.
+
+    With `criterion` (a key) it is shown only where that criterion is asked.
+    """
+
+    prompt: Text
+    answer: Text
+    criterion: Annotated[Text, StringConstraints(min_length=1, max_length=300)] | None = None
+    verdict: bool | Annotated[float, Field(ge=0, le=1)] | Annotated[Text, StringConstraints(max_length=100)] | None
+    reasoning: Text = ""
+    confidence: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+Examples = Annotated[list[JudgeExample], Field(max_length=32)]
 
 
 class JudgeConfig(Value):
@@ -66,6 +93,7 @@ class JudgeConfig(Value):
     model: ModelId | None = None
     sampling: JudgeSampling = JudgeSampling()
     prompt: JudgePrompt = JudgePrompt()
+    examples: Examples = []
     votes: Votes = 1
     confidence: Confidence = "verbal"
     batch: Batch = 1

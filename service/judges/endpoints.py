@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import Request, Response
+from pydantic import ValidationError
 
 from service.db.queries import judges as queries
 from service.db.queries.jobs import now
@@ -13,12 +14,11 @@ from service.deps import CallerDep, Listing, PageDep, ServicesDep, SessionDep, c
 from service.domain.ids import new_id
 from service.domain.judge import JudgeConfig, JudgeLimits
 from service.errors import Invalid, NotFound
-from service.judges.schemas import JudgeIn, JudgeOut, JudgePatch, RevisionOut, head_etag
+from service.judges.schemas import OF_REVISION, JudgeIn, JudgeOut, JudgePatch, RevisionOut, head_etag
 from service.operation import needs, router
+from service.problems import validation_problem
 
 judges = router("judges")
-
-_OF_REVISION = ("sampling", "prompt", "votes", "confidence", "batch")
 
 
 async def _find(session: SessionDep, caller: CallerDep, judge_id: str) -> tuple[Judge, JudgeRevision]:
@@ -109,8 +109,10 @@ async def patch_judge(
             judge.secret = services.vault.seal(secret.get_secret_value(), judge.id) if secret else None
         changes = body.endpoint.model_dump(include={"base_url", "model"}, exclude_none=True)
         config["endpoint"] = {**config["endpoint"], **changes}
-    config.update({name: value for name in _OF_REVISION if (value := getattr(body, name)) is not None})
-    fresh = JudgeConfig.model_validate(config)
+    if body.prompt is not None:
+        config["prompt"] = {**config["prompt"], **body.prompt.model_dump(exclude_unset=True)}
+    changed = [name for name in OF_REVISION if name != "prompt" and getattr(body, name) is not None]
+    fresh = _checked({**config, **{name: getattr(body, name) for name in changed}})
     judge.head_revision += 1
     if fresh != JudgeConfig.model_validate(current.config):
         judge.revision += 1
@@ -121,6 +123,14 @@ async def patch_judge(
     row, revision = await _find(session, caller, judge_id)
     response.headers["ETag"] = head_etag(row)
     return JudgeOut.of(row, revision)
+
+
+def _checked(config: dict[str, Any]) -> JudgeConfig:
+    """The configuration, or 422 with the place in the body of what does not go together."""
+    try:
+        return JudgeConfig.model_validate(config)
+    except ValidationError as error:
+        raise validation_problem(list(error.errors()), config) from None
 
 
 def _refuse_nulls(body: JudgePatch) -> None:

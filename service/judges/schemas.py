@@ -5,22 +5,28 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, Field, SecretStr, model_validator
 
 from service.db.tables import Judge, JudgeRevision
 from service.domain.base import Value
 from service.domain.conversation import Name, Text
 from service.domain.judge import (
+    PROMPT_VERSION,
     Batch,
     Confidence,
+    Examples,
     JudgeConfig,
     JudgeEndpoint,
     JudgeLimits,
     JudgePrompt,
     JudgeSampling,
+    PromptVersion,
     Url,
     Votes,
 )
+
+OF_REVISION = ("sampling", "prompt", "examples", "votes", "confidence", "batch")
+"""What decides verdicts, beside where the judge is."""
 
 
 class EndpointIn(Value):
@@ -31,26 +37,34 @@ class EndpointIn(Value):
     api_key: SecretStr | None = None
 
 
+class PromptIn(JudgePrompt):
+    """What a new judge is told; asked with today's texts unless it says otherwise."""
+
+    version: PromptVersion = PROMPT_VERSION
+
+
 class JudgeIn(JudgeLimits):
     """A new judge; its limits stand beside the rest."""
 
     name: Name
     endpoint: EndpointIn
     sampling: JudgeSampling = JudgeSampling()
-    prompt: JudgePrompt = JudgePrompt()
+    prompt: PromptIn = PromptIn()
+    examples: Examples = []
     votes: Votes = 1
     confidence: Confidence = "verbal"
     batch: Batch = 1
 
+    @model_validator(mode="after")
+    def _consistent(self) -> JudgeIn:
+        self.config()
+        return self
+
     def config(self) -> JudgeConfig:
         """What makes a revision."""
         endpoint = JudgeEndpoint(base_url=self.endpoint.base_url, model=self.endpoint.model)
-        return JudgeConfig.model_validate(
-            {
-                "endpoint": endpoint,
-                **{name: getattr(self, name) for name in ("sampling", "prompt", "votes", "confidence", "batch")},
-            }
-        )
+        rest = {name: getattr(self, name) for name in OF_REVISION if name != "prompt"}
+        return JudgeConfig.model_validate({"endpoint": endpoint, "prompt": self.prompt.model_dump(), **rest})
 
     def limits(self) -> JudgeLimits:
         """What stands outside of it."""
@@ -72,6 +86,7 @@ class JudgePatch(Value):
     endpoint: EndpointPatch | None = None
     sampling: JudgeSampling | None = None
     prompt: JudgePrompt | None = None
+    examples: Examples | None = None
     votes: Votes | None = None
     confidence: Confidence | None = None
     batch: Batch | None = None
@@ -114,6 +129,7 @@ class JudgeOut(BaseModel):
     has_api_key: bool
     sampling: dict[str, Any]
     prompt: dict[str, Any]
+    examples: list[dict[str, Any]] = []
     votes: int
     confidence: str
     batch: int = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from service.domain.judge import JudgeConfig, JudgeLimits
+from service.domain.judge import PROMPT_VERSION, JudgeConfig, JudgeLimits
 from service.domain.rubric import Criterion
 from workers.graders.judge.cell import grade_completion
 from workers.graders.judge.client import Endpoint
@@ -32,9 +32,10 @@ def grade_all(judge, criteria, texts, config=None, limits=None, *, prompt=PROMPT
     async def run():
         async with judge_client(["loopback"]) as client:
             address = {"base_url": judge.base_url, "model": "m"}
+            new = {"endpoint": address, "prompt": {"version": PROMPT_VERSION}}
             endpoint = Endpoint(
                 client,
-                JudgeConfig.model_validate({"endpoint": address, **(config or {})}),
+                JudgeConfig.model_validate({**new, **(config or {})}),
                 JudgeLimits.model_validate({"timeout_s": 5, **(limits or {})}),
                 None,
                 Gate(16),

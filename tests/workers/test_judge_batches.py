@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from service.domain.judge import JudgeConfig
 from tests.support.asking import criterion, grade, grade_all
 from tests.support.judge import verdict
 from workers.graders.judge.cell import chunks, split
@@ -132,8 +133,9 @@ def test_a_split_loses_nothing(total, parts):
 def test_a_batch_costs_an_eighth_of_the_input_on_long_answers():
     """Ten criteria in one question instead of ten (reference/rubrics.md 6.3): the answer is sent once."""
     criteria = [criterion(f"k{n}") for n in range(10)]
+    config = JudgeConfig.model_validate({"endpoint": {"base_url": "http://h/v1", "model": "m"}})
     options = {
-        "guidelines": "", "system": "", "prompt": {"messages": [{"role": "user", "content": "q"}]}, "nonce": "n",
+        "config": config, "guidelines": "", "prompt": {"messages": [{"role": "user", "content": "q"}]}, "nonce": "n",
         "answer": "word " * 4000,
     }  # fmt: skip
 
@@ -144,8 +146,6 @@ def test_a_batch_costs_an_eighth_of_the_input_on_long_answers():
 
 
 def test_chunks_keep_the_order():
-    from service.domain.judge import JudgeConfig
-
     config = JudgeConfig.model_validate({"endpoint": {"base_url": "http://h/v1", "model": "m"}, "batch": 2})
     found = chunks([criterion(k) for k in KEYS], config)
     assert [(votes, [c.key for c in chunk]) for votes, chunk in found] == [(1, ["a", "b"]), (1, ["c", "d"]), (1, ["e"])]

@@ -95,8 +95,8 @@ async def _grade_chunk(endpoint: Asker, chunk: Sequence[Criterion], votes: int, 
         nonce = secrets.token_hex(8)
         messages = messages_for(
             chunk,
+            config=config,
             guidelines=subject.guidelines,
-            system=config.prompt.system,
             prompt=subject.prompt,
             answer=subject.text,
             nonce=nonce,
