@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from service.domain.algorithm import EvaluateConfig, OnPolicyConfig
+from service.domain.algorithm import EvaluateConfig, OnPolicyConfig, samples
 from service.domain.dataset import DemonstrationRow, PreferenceRow, PromptRow
 from service.domain.job import JobSpec
 from service.domain.job_state import JobFailure
@@ -82,11 +82,12 @@ def assemble(materials: Materials) -> Run:
     environment = TrainingEnvironment(
         spec, state, materials.recorder, steps=materials.steps, check=materials.control.check
     )
-    if isinstance(spec.algorithm, OnPolicyConfig):
+    if samples(spec.algorithm):
         grader = _grader(materials, "rubric")
         environment.prompts = _prompts(materials, "prompts", policy, grader)
         environment.rollouts = _rollouts(materials, policy, grader)
-        environment.max_null_share = spec.algorithm.aggregation.max_null_share or 0.0
+        if isinstance(spec.algorithm, OnPolicyConfig):
+            environment.max_null_share = spec.algorithm.aggregation.max_null_share or 0.0
     elif spec.data.demonstrations is not None:
         environment.demonstrations = _demonstrations(materials, policy)
     elif spec.data.preferences is not None:

@@ -6,7 +6,7 @@ sequences of any length, a prompt stored once for all of its completions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -100,6 +100,11 @@ class SupervisedBatch:
     tokens_B_T: list[list[int]]
     weights_B: list[float]
     weight_in_step: float
+
+    def minibatch(self, rows: list[int]) -> SupervisedBatch:
+        """These rows as an optimizer step of their own."""
+        weight = sum(self.weights_B[b] * len(self.tokens_B_T[b]) for b in rows)
+        return replace(self.select(rows), weight_in_step=weight)
 
     @property
     def token_count(self) -> int:

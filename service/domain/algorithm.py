@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from service.domain.base import Value, refuse
 from service.domain.preference import DpoConfig, RewardModelConfig
+from service.domain.rejection import RejectionSamplingConfig
 from service.domain.rubric import Aggregation
 
 Positive = Annotated[float, Field(gt=0)]
@@ -56,6 +57,9 @@ class SftConfig(Value):
 class OnPolicyConfig(Value):
     """What `grape` and `grpo` share."""
 
+    samples: ClassVar[bool] = True
+    compares: ClassVar[bool] = True
+
     aggregation: Aggregation = Aggregation()
     advantage: AdvantageConfig = AdvantageConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -94,22 +98,19 @@ class EvaluateConfig(Value):
 
 
 AlgorithmConfig = Annotated[
-    SftConfig | DpoConfig | RewardModelConfig | GrapeConfig | GrpoConfig | EvaluateConfig, Field(discriminator="type")
+    SftConfig | RejectionSamplingConfig | DpoConfig | RewardModelConfig | GrapeConfig | GrpoConfig | EvaluateConfig,
+    Field(discriminator="type"),
 ]
 
 ALGORITHM_CONFIGS: dict[str, type[Value]] = {
     "sft": SftConfig,
+    "rejection_sampling": RejectionSamplingConfig,
     "dpo": DpoConfig,
     "reward_model": RewardModelConfig,
     "grape": GrapeConfig,
     "grpo": GrpoConfig,
     "evaluate": EvaluateConfig,
 }
-
-
-def is_on_policy(config: Any) -> bool:
-    """Whether the algorithm samples and trains on its own completions."""
-    return isinstance(config, OnPolicyConfig)
 
 
 def data_kind(config: Any) -> str:
@@ -120,3 +121,18 @@ def data_kind(config: Any) -> str:
 def is_epochwise(config: Any) -> bool:
     """Whether it walks over rows that are there already, in batches: then `epochs` may stand in place of `steps`."""
     return data_kind(config) != "prompts"
+
+
+def samples(config: Any) -> bool:
+    """Whether it trains on completions that it samples itself."""
+    return bool(getattr(config, "samples", False))
+
+
+def compares(config: Any) -> bool:
+    """Whether it learns from comparing the completions of a group, so that one alone teaches nothing."""
+    return bool(getattr(config, "compares", False))
+
+
+def is_batched(config: Any) -> bool:
+    """Whether `training.batch_size` rows make an optimizer step."""
+    return bool(getattr(config, "batched", is_epochwise(config)))

@@ -6,10 +6,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, StringConstraints, model_validator
 
-from service.domain.algorithm import AlgorithmConfig, EvaluateConfig, data_kind, is_epochwise, is_on_policy
+from service.domain.algorithm import (
+    AlgorithmConfig,
+    EvaluateConfig,
+    compares,
+    data_kind,
+    is_batched,
+    is_epochwise,
+    samples,
+)
 from service.domain.base import Value, refuse
 from service.domain.conversation import Name
 from service.domain.preference import RewardModelConfig
+from service.domain.rejection import RejectionSamplingConfig
 from service.domain.rubric import RubricRef
 
 ModelId = Annotated[str, StringConstraints(pattern=r"^mdl_[0-9a-z]+$")]
@@ -118,7 +127,6 @@ class JobSpec(Value):
 
 def _problems(spec: JobSpec) -> Any:
     kind = spec.algorithm.type
-    on_policy = is_on_policy(spec.algorithm)
     wanted = data_kind(spec.algorithm)
     for name in DataSpec.model_fields:
         if name == wanted and getattr(spec.data, name) is None:
@@ -134,12 +142,12 @@ def _problems(spec: JobSpec) -> Any:
             yield ("rubric",), "missing", f"{kind} needs a rubric that says what good is"
         if spec.training.epochs is not None:
             yield ("training", "epochs"), "invalid_option", f"{kind} counts steps, not epochs"
-        if spec.training.batch_size is not None:
+        if spec.training.batch_size is not None and not is_batched(spec.algorithm):
             yield ("training", "batch_size"), "invalid_option", f"{kind} takes rollout.prompts_per_step and group_size"
-    if on_policy:
+    if samples(spec.algorithm):
         if spec.training.steps is None:
             yield ("training", "steps"), "missing", f"{kind} needs a number of steps"
-        if spec.rollout.group_size == 1:
+        if spec.rollout.group_size == 1 and compares(spec.algorithm):
             yield (
                 ("rollout", "group_size"),
                 "invalid_option",
@@ -162,6 +170,9 @@ def _problems(spec: JobSpec) -> Any:
             )
         if spec.training.steps is not None:
             yield ("training", "steps"), "invalid_option", "evaluate trains nothing, so it takes no steps"
+    if isinstance(spec.algorithm, RejectionSamplingConfig) and (spec.training.steps or 0) < spec.algorithm.rounds:
+        message = f"{spec.algorithm.rounds} rounds need at least as many optimizer steps"
+        yield ("algorithm", "rounds"), "invalid_option", message
     if isinstance(spec.algorithm, RewardModelConfig) and spec.evaluation is not None:
         message = "a reward model samples nothing; it is measured on held-out pairs (algorithm.held_out)"
         yield ("evaluation",), "invalid_option", message
@@ -169,24 +180,23 @@ def _problems(spec: JobSpec) -> Any:
         yield ("evaluation", "rubric"), "missing", "evaluation needs a rubric"
 
 
-DEFAULT_RATES = {"sft": 2e-5, "reward_model": 1e-5}
+DEFAULT_RATES = {"sft": 2e-5, "rejection_sampling": 2e-5, "reward_model": 1e-5}
 """Learning rates of full fine-tuning (1e-6 where nothing else is said); adapters take ten times as much."""
 
 
 def resolved(spec: JobSpec) -> JobSpec:
     """The spec with the algorithm's defaults in the places that were left open."""
     evaluate = isinstance(spec.algorithm, EvaluateConfig)
-    epochwise = is_epochwise(spec.algorithm)
     rollout = {
         "group_size": spec.rollout.group_size or (1 if evaluate else 8),
         "temperature": spec.rollout.temperature if spec.rollout.temperature is not None else (0.0 if evaluate else 1.0),
     }
     rate = DEFAULT_RATES.get(spec.algorithm.type, 1e-6) * (10 if spec.adapter else 1)
     training: dict[str, Any] = {"learning_rate": spec.training.learning_rate or rate}
-    if epochwise:
+    if is_batched(spec.algorithm):
         training["batch_size"] = spec.training.batch_size or 16
-        if spec.training.steps is None:
-            training["epochs"] = spec.training.epochs or 1.0
+    if is_epochwise(spec.algorithm) and spec.training.steps is None:
+        training["epochs"] = spec.training.epochs or 1.0
     return spec.model_copy(
         update={
             "rollout": spec.rollout.model_copy(update=rollout),

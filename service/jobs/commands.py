@@ -11,10 +11,12 @@ from service.db.queries import jobs as queries
 from service.db.queries import models as model_queries
 from service.db.tables import Job
 from service.domain.algorithm import GrpoConfig, OnPolicyConfig, data_kind, is_epochwise
+from service.domain.base import nearest
 from service.domain.dataset import Snapshot
 from service.domain.ids import new_id
 from service.domain.job import DataSpec, JobSpec, resolved
 from service.domain.job_state import TERMINAL, Event
+from service.domain.rejection import RejectionSamplingConfig
 from service.domain.rubric import DEFAULT_AGGREGATION, Aggregation, RubricContent
 from service.errors import Conflict, Invalid, NotFound
 from service.operation import Caller
@@ -43,6 +45,7 @@ async def submit_job(session: AsyncSession, caller: Caller, spec: JobSpec) -> Jo
     if spec.rubric is not None:
         pinned["rubric"], content = await pin_rubric(session, project, spec.rubric, "/rubric")
         contents.append(content)
+        _check_floors(spec, contents)
         spec = _with_aggregation(spec, content)
     if spec.evaluation is not None:
         place = "/evaluation/prompts"
@@ -70,6 +73,17 @@ async def submit_job(session: AsyncSession, caller: Caller, spec: JobSpec) -> Jo
     }
     row = (await session.execute(queries.submit(values))).one()
     return await load(session, project, row.id)
+
+
+def _check_floors(spec: JobSpec, contents: list[RubricContent]) -> None:
+    """A floor on a criterion that the rubric does not have would keep nothing, however good."""
+    if not isinstance(spec.algorithm, RejectionSamplingConfig):
+        return
+    known = {criterion.key for content in contents for criterion in content.criteria}
+    for key in spec.algorithm.floors:
+        if key not in known and not key.startswith("prompt."):
+            message = f"the rubric has no criterion '{key}'{nearest(key, known)}"
+            raise Invalid.at(f"/algorithm/floors/{key}", "not_found", message)
 
 
 def _with_aggregation(spec: JobSpec, content: RubricContent) -> JobSpec:

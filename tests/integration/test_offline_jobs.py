@@ -43,6 +43,27 @@ def test_reward_model(bench, api):
     assert caught.value.errors[0]["pointer"] == "/evaluation"
 
 
+def test_rejection_sampling(bench, api):
+    sft = bench.run("sft", training={"steps": 30, "learning_rate": 0.01})
+    algorithm = {"type": "rejection_sampling", "rounds": 3, "floors": {"short": 1}}
+    job = bench.run(
+        "rejection_sampling", model=sft["result"]["model"], algorithm=algorithm, rollout={"group_size": 4},
+        training={"steps": 9, "learning_rate": 0.003, "batch_size": 8},
+        evaluation={"prompts": bench.prompts(), "every_steps": 3},
+    )  # fmt: skip
+    assert set(bench.series(job["id"], "kept")) == set(range(1, 10))
+    shown = list(api.pages(f"/v1/jobs/{job['id']}/completions", limit=200))
+    assert {row["step"] for row in shown} == {1, 4, 7}
+    assert len(shown) == 3 * 12 * 4
+    for step, kept in bench.series(job["id"], "kept").items():
+        begun = max(first for first in (1, 4, 7) if first <= step)
+        ended = [row for row in shown if row["step"] == begun and row["finish_reason"] == "stop"]
+        assert 0 < kept <= len({row["group"] for row in ended})  # at most one of a group, and only what came to its end
+    with pytest.raises(ApiError, match="did you mean 'short'") as caught:
+        api.post("/v1/jobs", bench.spec("rejection_sampling", algorithm={**algorithm, "floors": {"shrot": 1}}))
+    assert caught.value.errors[0]["pointer"] == "/algorithm/floors/shrot"
+
+
 def test_epochs_and_what_dpo_refuses(bench, api):
     job = bench.run("dpo", training={"steps": None, "epochs": 0.5})
     assert job["progress"] == {"step": 3, "steps": 3}  # half of 36 pairs in batches of 8

@@ -28,7 +28,8 @@ def saver(folder, policy, optimizer, spec):
 
 @pytest.mark.parametrize("adapter", [None, {"type": "lora", "r": 4}])
 @pytest.mark.parametrize(
-    ("kind", "inner_epochs"), [("grape", 1), ("grape", 2), ("sft", 1), ("dpo", 1), ("reward_model", 1)]
+    ("kind", "inner_epochs"),
+    [("grape", 1), ("grape", 2), ("sft", 1), ("dpo", 1), ("reward_model", 1), ("rejection_sampling", 1)],
 )
 @pytest.mark.parametrize("stop_at", [2, 9, 30])
 def test_a_stopped_run_ends_with_the_same_bits(

@@ -8,9 +8,9 @@ import torch
 from service.domain.job_state import JobFailure
 from service.domain.scoring import CriterionWeight, ScoredCell
 from tests.support.training import Grader, algorithm_of, gradient, rollout, run_of, spec_of, weights
+from workers.seeds import ShuffledCursor, derive_seed
 from workers.training.optim import build_optimizer, learning_rate
 from workers.training.ports import Suspended
-from workers.training.seeds import ShuffledCursor, derive_seed
 from workers.training.state import NULL_WINDOW, TrainerState
 from workers.types import SupervisedBatch
 

@@ -6,11 +6,13 @@ from workers.algorithms.base import Algorithm
 from workers.algorithms.dpo import Dpo
 from workers.algorithms.evaluate import Evaluate
 from workers.algorithms.grape import Grape
+from workers.algorithms.rejection_sampling import RejectionSampling
 from workers.algorithms.reward_model import RewardModel
 from workers.algorithms.sft import Sft
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
     "sft": Sft,
+    "rejection_sampling": RejectionSampling,
     "dpo": Dpo,
     "reward_model": RewardModel,
     "grape": Grape,

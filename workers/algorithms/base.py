@@ -97,6 +97,14 @@ class Environment(Protocol):
     def next_prompts(self, count: int) -> list[Prompt]:
         """The next prompts of the job's shuffled data."""
 
+    @property
+    def prompt_count(self) -> int:
+        """How many prompts the job's data has."""
+
+    @property
+    def step(self) -> int:
+        """Finished optimizer steps."""
+
     def next_demonstrations(self, count: int) -> list[Demonstration]:
         """The next demonstrations of the job's shuffled data."""
 
@@ -157,6 +165,13 @@ class Algorithm:
         """The batch of the next optimizer step or steps."""
         raise NotImplementedError
 
+    def part(self, batch: Batch, use: int, collected_at: int) -> Batch:
+        """What the optimizer step number `use` on a collected batch learns from: all of it, unless it is cut into minibatches.
+
+        `collected_at` is the step that it was collected after: together the two name this step's random numbers.
+        """
+        return batch
+
     def loss(self, policy: Policy, batch: Any) -> LossOutput:
         """This piece's share of the step's loss."""
         raise NotImplementedError
@@ -186,3 +201,12 @@ class Algorithm:
         optimizer.step()
         means = {name: value / count for name, (value, count) in sums.items() if count}
         return UpdateReport({"loss": total, "grad_norm": norm, **means})
+
+
+def supervised_loss(policy: Policy, batch: SupervisedBatch) -> LossOutput:
+    """Σ weight·(−log π) / Σ weight over the completion tokens of the optimizer step."""
+    flat = policy.supervised_logprobs(batch)
+    weights = flat.logprobs.new_tensor(batch.weights_B)[flat.sequence]
+    loss = -(weights * flat.logprobs).sum() / batch.weight_in_step
+    nll = float(-flat.logprobs.detach().sum())
+    return LossOutput(loss, {"nll": (nll, float(flat.logprobs.numel()))})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workers.algorithms.base import Algorithm, Collected, Environment, Policy
+from workers.algorithms.base import Algorithm, Collected, Environment, Policy, supervised_loss
 from workers.types import LossOutput, SupervisedBatch
 
 
@@ -24,8 +24,4 @@ class Sft(Algorithm):
 
     def loss(self, policy: Policy, batch: SupervisedBatch) -> LossOutput:
         """Σ weight·(−log π) / Σ weight over the tokens of the step."""
-        flat = policy.supervised_logprobs(batch)
-        weights = flat.logprobs.new_tensor(batch.weights_B)[flat.sequence]
-        loss = -(weights * flat.logprobs).sum() / batch.weight_in_step
-        nll = float(-flat.logprobs.detach().sum())
-        return LossOutput(loss, {"nll": (nll, float(flat.logprobs.numel()))})
+        return supervised_loss(policy, batch)

@@ -12,8 +12,8 @@ from workers.algorithms.base import Demonstration, Preference
 from workers.policy.causal import CausalPolicy
 from workers.policy.generation.sampler import Sample, SamplingOptions
 from workers.policy.tokenization import decode
+from workers.seeds import ShuffledCursor, derive_seed
 from workers.training.ports import Control, Grader, Grading, Recorder, Suspended
-from workers.training.seeds import ShuffledCursor, derive_seed
 from workers.training.state import NULL_WINDOW, TrainerState
 from workers.types import Completion, CompletionGroup, Prompt
 
@@ -84,6 +84,16 @@ class TrainingEnvironment:
     def next_prompts(self, count: int) -> list[Prompt]:
         """The next prompts, in an order that the seed decides."""
         return [self.prompts[k] for k in self._next("prompts", len(self.prompts), count)]
+
+    @property
+    def prompt_count(self) -> int:
+        """How many prompts the job's data has."""
+        return len(self.prompts)
+
+    @property
+    def step(self) -> int:
+        """Finished optimizer steps."""
+        return self.state.step
 
     def next_demonstrations(self, count: int) -> list[Demonstration]:
         """The next demonstrations, in an order that the seed decides."""

@@ -68,13 +68,15 @@ class Run:
             except (Interrupted, Suspended):
                 state.cursors = cursors  # the same prompts again after the resume
                 raise
-            state.batch, state.uses_left = collected.batch, collected.uses
+            state.batch, state.uses, state.uses_left = collected.batch, collected.uses, collected.uses
         assert state.batch is not None
         assert self.optimizer is not None
         rate = learning_rate(self.spec.training, state.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        report = self.algorithm.update(self.policy, state.batch, self.optimizer)
+        use = state.uses - state.uses_left
+        batch = self.algorithm.part(state.batch, use, state.step - use)
+        report = self.algorithm.update(self.policy, batch, self.optimizer)
         state.uses_left -= 1
         state.step += 1
         seconds = time.monotonic() - started
@@ -84,7 +86,7 @@ class Run:
                 **state.collected,
                 **report.metrics,
                 "learning_rate": rate,
-                "tokens_per_s": state.batch.token_count / seconds,
+                "tokens_per_s": batch.token_count / seconds,
                 "seconds": seconds,
             },
         )

@@ -10,8 +10,8 @@ import torch
 from service.domain.scoring import mean, unbiased_std
 from workers.algorithms.base import Preference, pairs_of
 from workers.policy.reward import RewardPolicy
+from workers.seeds import ShuffledCursor
 from workers.training.ports import Control, Recorder
-from workers.training.seeds import ShuffledCursor
 
 PIECE = 64
 

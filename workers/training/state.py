@@ -25,6 +25,8 @@ class TrainerState:
     reference: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Summed log-probabilities of (chosen, rejected) under the policy that the job started from, by row."""
     batch: Batch | None = None
+    uses: int = 0
+    """For how many optimizer steps `batch` serves, and how many of them are left."""
     uses_left: int = 0
     collected: dict[str, float] = field(default_factory=dict)
 
@@ -39,6 +41,7 @@ class TrainerState:
             "evaluation": self.evaluation,
             "reference": {key: list(value) for key, value in self.reference.items()},
             "batch": _batch_to_json(self.batch) if self.uses_left else None,
+            "uses": self.uses,
             "uses_left": self.uses_left,
             "collected": self.collected if self.uses_left else {},
         }
@@ -55,6 +58,7 @@ class TrainerState:
             evaluation=dict(data["evaluation"]),
             reference={key: (chosen, rejected) for key, (chosen, rejected) in data["reference"].items()},
             batch=_batch_from_json(data["batch"]),
+            uses=data["uses"],
             uses_left=data["uses_left"],
             collected=dict(data["collected"]),
         )
