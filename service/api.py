@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from service.checkpoints.endpoints import checkpoints
 from service.completions.endpoints import completions
 from service.datasets.endpoints import datasets
+from service.gradings.endpoints import gradings
 from service.health import health
 from service.jobs.endpoints import jobs
 from service.judges.endpoints import judges
@@ -23,5 +24,6 @@ ROUTERS: tuple[APIRouter, ...] = (
     datasets,
     jobs,
     completions,
+    gradings,
     checkpoints,
 )

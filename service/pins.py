@@ -59,12 +59,13 @@ async def pin_judges(
     project: str,
     contents: Sequence[RubricContent],
     prompts: Mapping[str, Snapshot] | None = None,
+    named: Mapping[str, tuple[str, str]] | None = None,
 ) -> dict[str, int]:
     """The current revision of every judge that these contents name, and that prompts' own criteria name.
 
-    `prompts`: snapshots of prompts by their place in the body.
+    `prompts`: snapshots of prompts by their place in the body. `named`: more judges, each with a place and who needs it.
     """
-    wanted: dict[str, tuple[str, str]] = {}
+    wanted: dict[str, tuple[str, str]] = dict(named or {})
     for place, snapshot in (prompts or {}).items():
         values = {"dataset_id": snapshot.dataset, "last_seq": snapshot.last_seq}
         for judge, seq in await session.execute(dataset_queries.named_by_criteria("judge"), values):

@@ -113,7 +113,9 @@ class Bell:
                 if not subscribed:
                     pubsub.subscribe(channel)
                     subscribed = True
-                pubsub.get_message(timeout=timeout_s)
+                if pubsub.get_message(timeout=timeout_s) is not None:
+                    while pubsub.get_message(timeout=0) is not None:  # several rings are one
+                        pass
             except (RedisError, OSError):
                 subscribed = False
                 pause.wait(timeout_s)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from service.domain.algorithm import EvaluateConfig, OnPolicyConfig, samples
-from service.domain.dataset import DemonstrationRow, PreferenceRow, PromptRow
+from service.domain.dataset import DemonstrationRow, PreferenceRow, PromptRow, prompt_view
 from service.domain.job import JobSpec
 from service.domain.job_state import JobFailure
 from service.domain.preference import RewardModelConfig
@@ -28,7 +28,6 @@ from workers.policy.tokenization import (
     encode_demonstration,
     encode_preference,
     encode_prompt,
-    prompt_view,
 )
 from workers.training.checkpoint import read_trainer_state, restore
 from workers.training.environment import Rollouts, TrainingEnvironment

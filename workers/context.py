@@ -12,9 +12,11 @@ from service.queue import Bell, Outbox, celery_app
 from service.security import Vault
 from service.storage import ArtifactStore
 from workers.grading import GradingEngine
+from workers.gradings.runner import GradingRunner
 from workers.nursery import Nursery
 from workers.runs.cells import CellWork
 from workers.runs.claims import Claims
+from workers.runs.gradings import GradingClaims
 from workers.supervise import Runner
 from workers.transfer import Registrar
 
@@ -30,6 +32,7 @@ class Context:
     nursery: Nursery
     runner: Runner
     grading: GradingEngine
+    gradings: GradingRunner
     registrar: Registrar
     poll: Any = None
 
@@ -42,6 +45,10 @@ def context() -> Context:
     bell = Bell(settings.broker)
     claims = Claims(database, settings.jobs, settings.limits)
     nursery = Nursery(settings.jobs.run_dir)
+    engine = GradingEngine(
+        CellWork(database, bell, settings.grading.lease_s), settings, Vault(settings.require_secret_key())
+    )
+    gradings = GradingClaims(database, settings.jobs, settings.grading.lease_s)
     return Context(
         settings=settings,
         database=database,
@@ -49,8 +56,7 @@ def context() -> Context:
         claims=claims,
         nursery=nursery,
         runner=Runner(claims, nursery),
-        grading=GradingEngine(
-            CellWork(database, bell, settings.grading.lease_s), settings, Vault(settings.require_secret_key())
-        ),
+        grading=engine,
+        gradings=GradingRunner(gradings, settings, bell, asked=engine.wake),
         registrar=Registrar(database, ArtifactStore(settings.storage)),
     )

@@ -46,6 +46,7 @@ class PollThread:
             self._wake.set()
             self._thread.join(timeout=10)
         if "grading" in self.queues:
+            self.context.gradings.stop()
             self.context.grading.stop()
         self._stopping.set()
         self._wake.set()
@@ -54,6 +55,7 @@ class PollThread:
     def _run(self) -> None:
         if "grading" in self.queues:
             self.context.grading.start()
+            self.context.gradings.start()
         while not self._stopping.is_set():
             self._attempt(self.context.claims.look_after)
             self._attempt(self.context.outbox.flush)

@@ -9,8 +9,9 @@ from fastapi import Depends, Query
 from service.completion import CompletionOut
 from service.completions.schemas import CritiqueOut
 from service.db.queries import completions as queries
+from service.db.queries import gradings as grading_queries
 from service.db.queries import jobs as job_queries
-from service.db.tables import CellRow, Completion, Job
+from service.db.tables import CellRow, Completion, Grading, Job
 from service.deps import CallerDep, Listing, PageDep, SessionDep
 from service.domain.grade import CellStatus
 from service.errors import NotFound
@@ -73,8 +74,38 @@ async def list_completions(
     found = await page.fetch(
         session, statement, queries.SORTS[name], lambda row: row, key_of, descending=sort.startswith("-")
     )
-    cells = list(await session.scalars(queries.cells(found.data)))
-    return Listing(data=[CompletionOut.of(row, cells) for row in found.data], next_page_token=found.next_page_token)
+    return await _shown(session, found)
+
+
+@completions.get("/v1/gradings/{grading_id}/completions", openapi_extra=needs("grade"))
+async def list_graded(
+    grading_id: str,
+    session: SessionDep,
+    caller: CallerDep,
+    page: PageDep,
+    group: str | None = None,
+    criterion: str | None = None,
+    status: CellStatus | None = None,
+) -> Listing[CompletionOut]:
+    """A grading's results as completions, in input order; while it runs, those of the groups that are finished."""
+    if await session.scalar(grading_queries.by_id(caller.project_id, grading_id).with_only_columns(Grading.id)) is None:
+        raise NotFound(f"there is no grading '{grading_id}'")
+    statement = queries.of_grading(grading_id)
+    if group is not None:
+        statement = statement.where(Completion.group_id == group)
+    if criterion is not None or status is not None:
+        statement = queries.with_cell(statement, criterion, status)
+    found = await page.fetch(session, statement, [Completion.position], lambda row: row, lambda row: [row.position])
+    return await _shown(session, found)
+
+
+async def _shown(session: SessionDep, found: Listing[Completion]) -> Listing[CompletionOut]:
+    """A page of rows with their cells."""
+    cells: dict[str, list[CellRow]] = {}
+    for cell in await session.scalars(queries.cells(found.data)):
+        cells.setdefault(cell.completion_id, []).append(cell)
+    shown = [CompletionOut.of(row, cells.get(row.cells_of or row.id, [])) for row in found.data]
+    return Listing(data=shown, next_page_token=found.next_page_token)
 
 
 @completions.get("/v1/completions/{completion_id}", openapi_extra=needs("jobs:read"))

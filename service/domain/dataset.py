@@ -45,6 +45,23 @@ class PromptRow(Value):
         return self.prompt if self.prompt is not None else self.messages or []
 
 
+def prompt_view(row: PromptRow, row_id: str) -> dict[str, Any]:
+    """A prompt as graders and readers see it."""
+    messages = row.text_or_messages
+    shown = [{"role": "user", "content": messages}] if isinstance(messages, str) else [m.model_dump() for m in messages]
+    view = {
+        "id": row_id,
+        "category": row.category,
+        "messages": shown,
+        "reference": row.reference,
+        "tags": row.tags,
+        "metadata": row.metadata,
+    }
+    if row.criteria:
+        view["criteria"] = [criterion.model_dump(mode="json", exclude_unset=True) for criterion in row.criteria]
+    return view
+
+
 class DemonstrationRow(Value):
     """An answer to imitate: a conversation that ends with the assistant, or a prompt and its completion."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from service.domain.grade import Cell
 from service.domain.scoring import (
@@ -14,7 +15,9 @@ from service.domain.scoring import (
     ScoringOptions,
     score_groups,
 )
-from workers.types import CompletionGroup
+
+if TYPE_CHECKING:  # the grading worker scores too, and lives without torch
+    from workers.types import CompletionGroup
 
 
 def scored_row(cells: Mapping[str, Cell]) -> dict[str, ScoredCell]:

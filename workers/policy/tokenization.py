@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from service.domain.conversation import Message
-from service.domain.dataset import DemonstrationRow, PreferenceRow, PromptRow
+from service.domain.dataset import DemonstrationRow, PreferenceRow
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -116,20 +116,3 @@ def decode(tokenizer: Any, tokens: Sequence[int], eos_ids: Sequence[int]) -> str
     kept = list(tokens[:-1]) if tokens and tokens[-1] in eos_ids else list(tokens)
     text: str = tokenizer.decode(kept, skip_special_tokens=True)
     return _UNSTORABLE.sub("\ufffd", text)
-
-
-def prompt_view(row: PromptRow, row_id: str) -> dict[str, Any]:
-    """A prompt as graders and readers see it."""
-    messages = row.text_or_messages
-    shown = [{"role": "user", "content": messages}] if isinstance(messages, str) else [m.model_dump() for m in messages]
-    view = {
-        "id": row_id,
-        "category": row.category,
-        "messages": shown,
-        "reference": row.reference,
-        "tags": row.tags,
-        "metadata": row.metadata,
-    }
-    if row.criteria:
-        view["criteria"] = [criterion.model_dump(mode="json", exclude_unset=True) for criterion in row.criteria]
-    return view

@@ -8,12 +8,15 @@ import queue
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from service.domain.grade import Cell
 from service.domain.ids import new_id
+from service.domain.scoring import ScoredGroup
 from workers.runs.held import HeldJob
-from workers.types import CompletionGroup
+
+if TYPE_CHECKING:  # the grading worker writes rows too, and lives without torch
+    from workers.types import CompletionGroup
 
 LIMIT = 256
 """Records that may wait; beyond that the training thread waits for the database."""
@@ -122,6 +125,26 @@ def completion_rows(group: CompletionGroup, position: int, created_at: datetime)
     """The rows of one group's completions."""
     assert group.scored is not None
     group_id = new_id("group")
+    return [
+        {
+            "id": new_id("completion"),
+            "created_at": created_at,
+            "group_id": group_id,
+            "group_index": position,
+            "index": index,
+            "prompt": group.prompt.view,
+            "text": completion.text,
+            "token_ids": completion.tokens,
+            "logprobs": completion.logprobs,
+            "finish_reason": completion.finish_reason,
+            **numbers,
+        }
+        for index, (completion, numbers) in enumerate(zip(group.completions, score_columns(group.scored), strict=True))
+    ]
+
+
+def score_columns(scored: ScoredGroup) -> list[dict[str, Any]]:
+    """What the arithmetic says of each completion of a group, by column."""
     weighting = {
         key: {
             "weight": w.weight,
@@ -130,35 +153,23 @@ def completion_rows(group: CompletionGroup, position: int, created_at: datetime)
             "share": w.share,
             "source": w.source,
         }
-        for key, w in group.scored.weighting.items()
+        for key, w in scored.weighting.items()
     }
-    rows = []
-    for index, (completion, scored) in enumerate(zip(group.completions, group.scored.completions, strict=True)):
-        rows.append(
-            {
-                "id": new_id("completion"),
-                "created_at": created_at,
-                "group_id": group_id,
-                "group_index": position,
-                "index": index,
-                "prompt": group.prompt.view,
-                "text": completion.text,
-                "token_ids": completion.tokens,
-                "logprobs": completion.logprobs,
-                "finish_reason": completion.finish_reason,
-                "member": scored.member,
-                "coverage": scored.coverage,
-                "reward": scored.reward,
-                "plain_reward": scored.plain_reward,
-                "unscaled_advantage": scored.unscaled_advantage,
-                "scale_factor": scored.scale_factor,
-                "advantage": scored.advantage,
-                "parts": scored.parts,
-                "weighting": weighting,
-                "signal": group.scored.signal,
-            }
-        )
-    return rows
+    return [
+        {
+            "member": completion.member,
+            "coverage": completion.coverage,
+            "reward": completion.reward,
+            "plain_reward": completion.plain_reward,
+            "unscaled_advantage": completion.unscaled_advantage,
+            "scale_factor": completion.scale_factor,
+            "advantage": completion.advantage,
+            "parts": completion.parts,
+            "weighting": weighting,
+            "signal": scored.signal,
+        }
+        for completion in scored.completions
+    ]
 
 
 def cell_row(cell: Cell, completion_id: str, created_at: datetime) -> dict[str, Any]:

@@ -1,0 +1,150 @@
+"""Gradings: texts, dataset rows or stored completions graded by a rubric version, or aggregated anew from stored cells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+
+from service.domain.base import Value, content_hash, refuse
+from service.domain.conversation import Message, Name, Text
+from service.domain.dataset import DemonstrationRow, PreferenceRow, PromptRow, prompt_view
+from service.domain.job import DatasetId
+from service.domain.rubric import Aggregation, RubricRef
+from service.domain.scoring import ScoringOptions
+
+GradingState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+GRADING_TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
+
+CompletionId = Annotated[str, StringConstraints(pattern=r"^cmp_[0-9a-z]+$")]
+JobId = Annotated[str, StringConstraints(pattern=r"^job_[0-9a-z]+$")]
+GradingId = Annotated[str, StringConstraints(pattern=r"^grd_[0-9a-z]+$")]
+
+TRY_TEXTS = 16
+SOURCES = ("texts", "dataset", "completions", "job", "grading")
+
+
+def _as_row(value: Any) -> Any:
+    return {"prompt": value} if isinstance(value, str) else value
+
+
+Prompt = Annotated[PromptRow, BeforeValidator(_as_row, json_schema_input_type=PromptRow | str)]
+"""A prompt's row, or its text alone."""
+
+
+class TextIn(Value):
+    """A text to grade. Texts with an equal `group` are compared with each other; without one, those with an equal prompt."""
+
+    prompt: Prompt
+    text: Text
+    group: Name | None = None
+
+
+class GradingSpec(Value):
+    """What is POSTed to `/v1/gradings`: one source, and what to grade it by."""
+
+    rubric: RubricRef | None = None
+    texts: Annotated[list[TextIn], Field(min_length=1)] | None = None
+    dataset: DatasetId | None = None
+    completions: Annotated[list[CompletionId], Field(min_length=1)] | None = None
+    job: JobId | None = None
+    grading: GradingId | None = None
+    purpose: Literal["train", "evaluation"] | None = None
+    aggregation: Aggregation = Aggregation()
+    reuse_cells: bool = False
+
+    @property
+    def source(self) -> str:
+        """The name of the one source."""
+        return next(name for name in SOURCES if getattr(self, name) is not None)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> GradingSpec:
+        given = [name for name in SOURCES if getattr(self, name) is not None]
+        if len(given) != 1:
+            said = f", and {' and '.join(given)} are there" if given else ""
+            refuse(((), "one_of", f"give exactly one of {', '.join(SOURCES)}{said}"))
+        problems = list(self._problems(given[0]))
+        if problems:
+            refuse(*problems)
+        return self
+
+    def _problems(self, source: str) -> Iterator[tuple[tuple[int | str, ...], str, str]]:
+        if self.rubric is None and not self.reuse_cells:
+            yield ("rubric",), "missing", "name the rubric version to grade by"
+        if self.reuse_cells and source in ("texts", "dataset"):
+            yield (
+                ("reuse_cells",),
+                "invalid_option",
+                f"{source} have no stored cells to reuse; name completions, a job or a grading",
+            )
+        if self.purpose is not None and source != "job":
+            yield (
+                ("purpose",),
+                "invalid_option",
+                "'purpose' goes with a job, whose completions are of more than one purpose",
+            )
+        if self.aggregation.max_null_share is not None:
+            yield (
+                ("aggregation", "max_null_share"),
+                "invalid_option",
+                "max_null_share pauses a training job; a grading has nothing to pause",
+            )
+        seen: set[str] = set()
+        for position, completion in enumerate(self.completions or ()):
+            if completion in seen:
+                yield ("completions", position), "duplicate", f"completion '{completion}' stands twice"
+            seen.add(completion)
+
+
+class TryIn(Value):
+    """What is POSTed to `…/versions/{n}/try`: some texts of one prompt, graded at once as one group."""
+
+    prompt: Prompt
+    completions: Annotated[list[Text], Field(min_length=1, max_length=TRY_TEXTS)]
+    aggregation: Aggregation = Aggregation()
+
+    @model_validator(mode="after")
+    def _no_job(self) -> TryIn:
+        if self.aggregation.max_null_share is not None:
+            message = "max_null_share pauses a training job; a try has nothing to pause"
+            refuse((("aggregation", "max_null_share"), "invalid_option", message))
+        return self
+
+
+def scoring_options(aggregation: Aggregation) -> ScoringOptions:
+    """How a grading scores: the resolved aggregation, and the advantage options that jobs have by default."""
+    known = {field.name for field in fields(ScoringOptions)}
+    given = aggregation.model_dump(exclude_none=True)
+    return ScoringOptions(**{name: value for name, value in given.items() if name in known})
+
+
+def prompt_key(view: dict[str, Any]) -> str:
+    """Prompts with this key are equal, whatever their ids are."""
+    return content_hash({name: value for name, value in view.items() if name != "id"})
+
+
+def graded_texts(kind: str, row_id: str, content: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    """(prompt as graders see it, text) of each completion that a dataset's row holds."""
+    if kind == "preferences":
+        pair = PreferenceRow.model_validate(content)
+        view = prompt_view(_prompt_row(pair.prompt, metadata=pair.metadata), row_id)
+        return [(view, pair.text("chosen")), (view, pair.text("rejected"))]
+    row = DemonstrationRow.model_validate(content)
+    if row.messages is not None:
+        return [(prompt_view(_prompt_row(row.messages[:-1]), row_id), row.messages[-1].content)]
+    assert row.prompt is not None
+    assert row.completion is not None
+    return [(prompt_view(_prompt_row(row.prompt), row_id), row.completion)]
+
+
+TEXTS_PER_ROW = {"demonstrations": 1, "preferences": 2}
+"""The kinds of datasets whose rows hold texts to grade."""
+
+
+def _prompt_row(prompt: str | list[Message], **more: Any) -> PromptRow:
+    # Built without validation: what a demonstration may have before its answer is more than what a policy may be asked.
+    place = {"prompt": prompt} if isinstance(prompt, str) else {"messages": prompt}
+    return PromptRow.model_construct(**place, **more)

@@ -1,0 +1,40 @@
+"""When a stored cell answers a criterion of another rubric version: when the same was asked.
+
+A cell belongs to what its grader was given, not to what is made of it: weight, gate, audit, tags, applicability and default
+confidence may change, and the cell stays. Whatever the grader read or did makes another cell when it changes: the key (a judge
+answers under it), the grader with its fields, polarity, scale and its anchors, the steps; for a judge also the criterion's
+title and text and the rubric's guidelines, in which even a comma may have decided a verdict. The judge's revision is no part
+of it: a cell says by which revision it was made, and reusing it is the wish.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from service.domain.base import content_hash
+from service.domain.rubric import Criterion, RubricContent
+
+_MADE_BY = ("key", "grader", "polarity", "scale", "scope", "step_separator", "step_pooling")
+_READ_BY_JUDGES = ("title", "text")
+
+
+def cell_identity(criterion: Criterion, guidelines: str) -> str:
+    """sha256 of everything that decides a cell but the completion, its prompt and the judge's revision."""
+    body = criterion.model_dump(mode="json")
+    asked = {name: body[name] for name in _MADE_BY}
+    if _has_judge(body["grader"]):
+        asked |= {name: body[name] for name in _READ_BY_JUDGES}
+        asked["guidelines"] = guidelines
+    return content_hash(asked)
+
+
+def _has_judge(grader: Any) -> bool:
+    """Whether a judge reads it; a composite may hold one."""
+    if isinstance(grader, dict):
+        return grader.get("type") == "judge" or any(_has_judge(value) for value in grader.values())
+    return isinstance(grader, list) and any(_has_judge(value) for value in grader)
+
+
+def identities(criteria: list[Criterion], content: RubricContent) -> dict[str, str]:
+    """Criterion -> identity, for a prompt's criteria."""
+    return {criterion.key: cell_identity(criterion, content.guidelines) for criterion in criteria}

@@ -1,0 +1,151 @@
+"""What is decided about gradings: what is graded by what, pinned when it is asked for; and their end by a person's wish."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.db.queries import gradings as queries
+from service.db.queries import jobs as job_queries
+from service.db.tables import Grading
+from service.domain.criteria import criterion_weights
+from service.domain.grading import TEXTS_PER_ROW, GradingSpec, scoring_options
+from service.domain.ids import new_id
+from service.domain.rubric import DEFAULT_AGGREGATION, Aggregation, RubricContent
+from service.domain.scoring import mismatches
+from service.errors import Invalid, NotFound
+from service.gradings.texts import GivenTexts
+from service.operation import Caller
+from service.pins import pin_judges, pin_rubric, pin_snapshot
+
+REPORTED = 100
+
+
+async def create_grading(session: AsyncSession, caller: Caller, spec: GradingSpec) -> Grading:
+    """Check and pin everything that it names, and queue it. Datasets and jobs are read by the worker."""
+    project, grading_id = caller.project_id, new_id("grading")
+    resolved: dict[str, Any] = {"rubric": None, "judges": {}}
+    aggregation = spec.aggregation
+    content: RubricContent | None = None
+    if spec.rubric is not None:
+        resolved["rubric"], content = await pin_rubric(session, project, spec.rubric, "/rubric")
+        aggregation = aggregate_by(content, spec.aggregation)
+    resolved["aggregation"] = aggregation.model_dump(exclude_none=True)
+    source, named = await _source(session, project, spec)
+    given = None
+    if spec.texts is not None:
+        assert content is not None
+        given = GivenTexts(grading_id, content, aggregation)
+        for position, item in enumerate(spec.texts):
+            given.add(item.prompt, item.text, item.group, f"/texts/{position}/prompt")
+        named = given.judges
+    if content is not None and not spec.reuse_cells:
+        resolved["judges"] = await pin_judges(session, project, [content], named=named)
+    grading = queued(grading_id, project, source, resolved, reuse_cells=spec.reuse_cells)
+    grading.cells = given.cells if given is not None else None
+    session.add(grading)
+    await session.flush()
+    if given is not None:
+        await given.store(session, grading)
+    if spec.completions is not None:
+        values = {"grading_id": grading_id, "project_id": project, "ids": spec.completions, "reuse": spec.reuse_cells}
+        await session.execute(queries.ADD_COMPLETIONS, values)
+    await session.execute(queries.wake(grading_id))
+    await session.refresh(grading)
+    return grading
+
+
+def queued(
+    grading_id: str,
+    project_id: str,
+    source: dict[str, Any],
+    resolved: dict[str, Any],
+    *,
+    purpose: str = "grading",
+    reuse_cells: bool = False,
+) -> Grading:
+    """A row that a worker may claim."""
+    return Grading(
+        id=grading_id,
+        project_id=project_id,
+        purpose=purpose,
+        status="queued",
+        source=source,
+        resolved=resolved,
+        reuse_cells=reuse_cells,
+        expanded=0,
+        planned=False,
+        done=0,
+        failed=0,
+        fence=0,
+        failures=0,
+    )
+
+
+def aggregate_by(content: RubricContent, wanted: Aggregation) -> Aggregation:
+    """The request's options over the author's over the defaults; 422 for what the rubric's criteria do not allow."""
+    aggregation = wanted.over(content.aggregation.over(DEFAULT_AGGREGATION))
+    for problem in mismatches(scoring_options(aggregation), criterion_weights(content.criteria)):
+        raise Invalid.at(f"/{'/'.join(problem.place)}", "invalid_option", problem.message)
+    return aggregation
+
+
+async def _source(
+    session: AsyncSession, project: str, spec: GradingSpec
+) -> tuple[dict[str, Any], dict[str, tuple[str, str]]]:
+    """What is stored and shown of the source, and the judges that prompts' own criteria name, with place and who needs them."""
+    if spec.texts is not None:
+        return {"texts": len(spec.texts)}, {}
+    if spec.completions is not None:
+        await _require_completions(session, project, spec.completions)
+        judges = await session.scalars(queries.JUDGES_OF_COMPLETIONS, {"ids": spec.completions})
+        return {"completions": len(spec.completions)}, dict.fromkeys(judges, ("/completions", "a completion's prompt"))
+    if spec.dataset is not None:
+        snapshot, kind = await pin_snapshot(session, project, spec.dataset, tuple(TEXTS_PER_ROW), "/dataset")
+        return {"dataset": snapshot.model_dump(), "kind": kind}, {}
+    if spec.job is not None:
+        job = await session.scalar(job_queries.by_id(project, spec.job))
+        if job is None:
+            raise Invalid.at("/job", "not_found", f"there is no job '{spec.job}'")
+        purpose = spec.purpose or ("evaluation" if job.algorithm == "evaluate" else "train")
+        if await session.scalar(queries.has_completions(job_id=job.id, purpose=purpose)) is None:
+            raise Invalid.at("/job", "empty", f"job '{job.id}' has no completions of purpose '{purpose}'")
+        named = dict.fromkeys(job.resolved["judges"], ("/job", "a prompt of the job"))
+        return {"job": job.id, "purpose": purpose}, named
+    assert spec.grading is not None
+    if await session.scalar(queries.by_id(project, spec.grading)) is None:
+        raise Invalid.at("/grading", "not_found", f"there is no grading '{spec.grading}'")
+    if await session.scalar(queries.has_completions(grading_id=spec.grading)) is None:
+        raise Invalid.at("/grading", "empty", f"grading '{spec.grading}' has no completions yet")
+    judges = await session.scalars(queries.JUDGES_OF_GRADING, {"source_id": spec.grading})
+    return {"grading": spec.grading}, dict.fromkeys(judges, ("/grading", "a prompt of the grading"))
+
+
+async def _require_completions(session: AsyncSession, project: str, ids: Sequence[str]) -> None:
+    known = set(await session.scalars(queries.known_completions(project, ids)))
+    faults = [
+        {"pointer": f"/completions/{position}", "code": "not_found", "message": f"there is no completion '{name}'"}
+        for position, name in enumerate(ids)
+        if name not in known
+    ]
+    if faults:
+        raise Invalid.of(faults[:REPORTED])
+
+
+async def load(session: AsyncSession, project_id: str, grading_id: str) -> Grading:
+    """The grading as it is now; 404 if it is not one of the project's."""
+    statement = queries.by_id(project_id, grading_id).execution_options(populate_existing=True)
+    grading = await session.scalar(statement)
+    if grading is None:
+        raise NotFound(f"there is no grading '{grading_id}'")
+    return grading
+
+
+async def cancel(session: AsyncSession, grading: Grading) -> Grading:
+    """End it at once and for good; what is finished stays readable. One that has ended stays as it is."""
+    if (await session.execute(queries.end(grading.id, "cancelled"))).first() is not None:
+        for statement in queries.leftovers(grading.id):
+            await session.execute(statement)
+    return await load(session, grading.project_id, grading.id)

@@ -1,0 +1,68 @@
+"""What comes out of `/v1/gradings`; what goes in is `service.domain.grading`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel
+
+from service.completion import CompletionOut
+from service.db.tables import Grading
+
+
+class GradingError(BaseModel):
+    """Why a grading failed."""
+
+    code: str
+    message: str
+
+
+class GradingProgress(BaseModel):
+    """Cells in all (null until it is known), those that have come to something, and those of them that have no score."""
+
+    cells: int | None
+    done: int
+    failed: int
+
+
+class GradingOut(BaseModel):
+    """A grading. `rubric` is null where each completion keeps the version that it was graded by."""
+
+    id: str
+    status: str
+    status_reason: str | None
+    error: GradingError | None
+    rubric: dict[str, Any] | None
+    judges: dict[str, int]
+    source: dict[str, Any]
+    aggregation: dict[str, Any]
+    reuse_cells: bool
+    progress: GradingProgress
+    summary: dict[str, Any] | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, row: Grading) -> GradingOut:
+        """From its row."""
+        resolved = row.resolved
+        rubric = resolved["rubric"]
+        same = ("id", "status", "status_reason", "reuse_cells", "summary", "source", "created_at", "started_at", "finished_at",
+                "updated_at")  # fmt: skip
+        return cls(
+            error=GradingError(**row.error) if row.error else None,
+            rubric={name: rubric[name] for name in ("id", "version", "hash")} if rubric else None,
+            judges=resolved["judges"],
+            aggregation=resolved["aggregation"],
+            progress=GradingProgress(cells=row.cells, done=row.done, failed=row.failed),
+            **{name: getattr(row, name) for name in same},
+        )
+
+
+class TriedOut(BaseModel):
+    """Texts that were graded at once; nothing of them is stored."""
+
+    data: list[CompletionOut]

@@ -1,0 +1,108 @@
+"""A request's own texts: checked against the rubric before anything is queued, and stored in its order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.db.queries import gradings as queries
+from service.db.tables import Grading
+from service.domain.criteria import criteria_of, criterion_weights
+from service.domain.dataset import PromptRow, prompt_view
+from service.domain.grader import JudgeGrader, templates_of
+from service.domain.grading import prompt_key, scoring_options
+from service.domain.rubric import Aggregation, Criterion, RubricContent
+from service.domain.scoring import mismatches
+from service.domain.template import needs
+from service.errors import Invalid
+from service.grader_checks import grader_faults
+
+TEXTS_AT_ONCE = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class GivenText:
+    """A text with its prompt as graders see it, both as they are stored."""
+
+    prompt: dict[str, Any]
+    prompt_key: str
+    group_key: str
+    text: str
+
+
+@dataclass(slots=True)
+class GivenTexts:
+    """The texts of a request. `judges` are those that prompts' own criteria name, each with its place and who needs it."""
+
+    grading_id: str
+    content: RubricContent
+    aggregation: Aggregation
+    texts: list[GivenText] = field(default_factory=list)
+    judges: dict[str, tuple[str, str]] = field(default_factory=dict)
+    cells: int = 0
+    _prompts: dict[str, tuple[str, list[Criterion]]] = field(default_factory=dict)
+    _groups: dict[str, tuple[str, list[Criterion]]] = field(default_factory=dict)
+
+    def add(self, prompt: PromptRow, text: str, group: str | None, place: str) -> None:
+        """One more text. 422 at `place`, its prompt's pointer, for a prompt that cannot be graded."""
+        view = prompt_view(prompt, "")
+        key = prompt_key(view)
+        if key not in self._prompts:
+            self._check(prompt, view, place)
+            assert self.aggregation.prompt_criteria_weight is not None
+            criteria = criteria_of(self.content, view, self.aggregation.prompt_criteria_weight)
+            self._check_criteria(criteria, view, place)
+            self._prompts[key] = f"{self.grading_id}:{len(self._prompts)}", criteria
+        prompt_id, criteria = self._prompts[key]
+        group_key = f"p:{key}" if group is None else f"g:{group}"
+        first, known = self._groups.setdefault(group_key, (place, criteria))
+        if criteria is not known and criteria != known:
+            message = f"the texts of group '{group}' are graded on other criteria here than at {first}; give this one a group of its own"
+            raise Invalid.at(place, "mixed_group", message)
+        self.texts.append(GivenText({**view, "id": prompt_id}, key, group_key, text))
+        self.cells += len(criteria)
+
+    def _check(self, prompt: PromptRow, view: dict[str, Any], place: str) -> None:
+        """The row's own criteria, as they are checked when a dataset takes them in."""
+        faults = grader_faults(prompt.criteria, f"{place}/criteria")
+        if faults:
+            raise Invalid.of(faults)
+        for position, criterion in enumerate(prompt.criteria):
+            if isinstance(criterion.grader, JudgeGrader):
+                here = f"{place}/criteria/{position}/grader/judge"
+                self.judges.setdefault(criterion.grader.judge, (here, f"criterion '{criterion.key}'"))
+
+    def _check_criteria(self, criteria: Sequence[Criterion], view: dict[str, Any], place: str) -> None:
+        if all(criterion.audit for criterion in criteria):
+            message = "no criterion that counts applies to this prompt; give it another category, tags, or criteria of its own"
+            raise Invalid.at(place, "no_criteria", message)
+        for criterion in criteria:
+            for template in templates_of(criterion.grader):
+                for name in sorted(needs(template)):
+                    if _lookup(view, name) is None:
+                        wanted = name.removeprefix("prompt.")
+                        message = f"the prompt has no '{wanted}', which criterion '{criterion.key}' needs"
+                        raise Invalid.at(f"{place}/{wanted.replace('.', '/')}", "missing", message)
+        for problem in mismatches(scoring_options(self.aggregation), criterion_weights(criteria)):
+            raise Invalid.at(f"/{'/'.join(problem.place)}", "invalid_option", problem.message)
+
+    async def store(self, session: AsyncSession, grading: Grading) -> None:
+        """As the grading's items."""
+        common = {"grading_id": grading.id, "project_id": grading.project_id}
+        for start in range(0, len(self.texts), TEXTS_AT_ONCE):
+            rows = [
+                {"position": position, "group_key": item.group_key, "prompt": item.prompt, "text": item.text}
+                for position, item in enumerate(self.texts[start : start + TEXTS_AT_ONCE], start)
+            ]
+            await session.execute(queries.ADD_TEXTS, {**common, "rows": json.dumps(rows, ensure_ascii=False)})
+
+
+def _lookup(view: dict[str, Any], name: str) -> Any:
+    here: Any = view
+    for part in name.split(".")[1:]:
+        here = here.get(part) if isinstance(here, dict) else None
+    return here

@@ -1,0 +1,61 @@
+"""From a grading's source to its items and groups. A lost worker's successor goes on behind the last items that stand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from service.db.queries import datasets as dataset_queries
+from service.db.queries import gradings as queries
+from service.domain.dataset import Snapshot
+from service.domain.grading import TEXTS_PER_ROW, graded_texts, prompt_key
+from workers.gradings.rubrics import Rubrics, criteria_for
+from workers.runs.gradings import HeldGrading
+
+CHUNK = 500
+
+
+def expand(held: HeldGrading, rubrics: Rubrics, check: Callable[[], None]) -> None:
+    """Items and groups, unless they are there already."""
+    if held.grading.planned:
+        return
+    source = held.grading.source
+    if "dataset" in source:
+        _expand_dataset(held, Snapshot.model_validate(source["dataset"]), source["kind"], check)
+    elif not held.grading.expanded:
+        reuse = {"reuse": held.grading.reuse_cells}
+        if "job" in source:
+            values = {"job_id": source["job"], "purpose": source["purpose"], **reuse}
+            held.add_items(queries.ADD_JOB, values, expanded=1)
+        elif "grading" in source:
+            held.add_items(queries.ADD_GRADING, {"source_id": source["grading"], **reuse}, expanded=1)
+    held.plan(_count_cells(held, rubrics))
+
+
+def _expand_dataset(held: HeldGrading, snapshot: Snapshot, kind: str, check: Callable[[], None]) -> None:
+    """A snapshot's sequence numbers have no gaps, so the number of items says which row is next."""
+    per_row = TEXTS_PER_ROW[kind]
+    position = held.grading.expanded
+    while position < snapshot.last_seq * per_row:
+        check()
+        statement = dataset_queries.rows_between(snapshot.dataset, position // per_row, snapshot.last_seq, CHUNK)
+        rows = held.read(lambda session, s=statement: [(r.seq, r.content) for r in session.scalars(s)])  # type: ignore[misc]
+        items: list[dict[str, Any]] = []
+        for seq, content in rows:
+            for prompt, text in graded_texts(kind, f"{snapshot.dataset}:{seq}", content):
+                key = f"p:{prompt_key(prompt)}"
+                items.append({"position": position + len(items), "group_key": key, "prompt": prompt, "text": text})
+        position += len(items)
+        held.add_items(queries.ADD_TEXTS, {"rows": json.dumps(items, ensure_ascii=False)}, expanded=position)
+
+
+def _count_cells(held: HeldGrading, rubrics: Rubrics) -> int:
+    kinds = held.kinds_of_prompts()
+    if held.grading.reuse_cells:
+        rubrics.load({(kind.rubric_id, kind.rubric_version) for kind in kinds})
+    cells = 0
+    for rubric_id, version, category, tags, criteria, count in kinds:
+        prompt = {"category": category, "tags": tags or [], "criteria": criteria or []}
+        cells += count * len(criteria_for(rubrics.now(rubric_id, version), prompt))
+    return cells

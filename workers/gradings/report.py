@@ -1,0 +1,54 @@
+"""Counting a grading's groups into its summary: those that are finished now, and those that stand already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from service.domain.criteria import criterion_weights
+from service.domain.scoring import CriterionWeight, ScoredCell, audit_score
+from service.domain.summary import Summary
+from workers.gradings.groups import GroupWork
+from workers.gradings.rubrics import Rubrics, criteria_for
+from workers.runs.gradings import HeldGrading
+
+
+def count_texts(summary: Summary, group: GroupWork) -> None:
+    """A group with its cells."""
+    weights = {weight.key: weight for weight in criterion_weights(group.criteria)}
+    summary.group(group.scored.signal)
+    for member, numbers in zip(group.members, group.scored.completions, strict=True):
+        summary.completion(
+            plain_reward=numbers.plain_reward, audit=numbers.audit, coverage=numbers.coverage, reward=numbers.reward
+        )
+        for key, cell in member.cells.items():
+            weight = weights[key]
+            summary.cell(weight.series, cell.status, cell.score, cell.confidence, weight.audit)
+
+
+def count_stored(held: HeldGrading, rubrics: Rubrics, summary: Summary) -> tuple[int, int]:
+    """What a worker before this one has finished; its cells, and those of them that failed."""
+    completions, cells = held.stored()
+    by_completion: dict[str, list[Any]] = {}
+    for cell in cells:
+        by_completion.setdefault(cell.completion_id, []).append(cell)
+    groups: dict[int, str] = {}
+    failed = 0
+    for row in completions:
+        groups[row.group_index] = row.signal
+        own = by_completion.get(row.id, [])
+        criteria = criteria_for(rubrics.now(row.rubric_id, row.rubric_version), row.prompt)
+        weights = {weight.key: weight for weight in criterion_weights(criteria)}
+        audit = _audit(list(weights.values()), own)
+        summary.completion(plain_reward=row.plain_reward, audit=audit, coverage=row.coverage, reward=row.reward)
+        for cell in own:
+            weight = weights[cell.criterion]
+            failed += cell.score is None
+            summary.cell(weight.series, cell.status, cell.score, cell.confidence, weight.audit)
+    for signal in groups.values():
+        summary.group(signal)
+    return len(cells), failed
+
+
+def _audit(criteria: Sequence[CriterionWeight], cells: Sequence[Any]) -> float | None:
+    return audit_score(criteria, {cell.criterion: ScoredCell(cell.score) for cell in cells if cell.score is not None})

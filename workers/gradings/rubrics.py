@@ -1,0 +1,70 @@
+"""What a grading grades by: the version that its request has pinned, or the one that a stored completion was graded by."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from service.domain.criteria import criteria_of
+from service.domain.grading import scoring_options
+from service.domain.rubric import DEFAULT_AGGREGATION, Aggregation, Criterion, RubricContent
+from service.domain.scoring import ScoringOptions
+from workers.runs.gradings import HeldGrading
+
+RUBRIC = "rubric"
+"""Where the pinned version stands in what a grading has resolved to."""
+
+
+@dataclass(frozen=True, slots=True)
+class GradedBy:
+    """A version with the grading's aggregation over its author's."""
+
+    id: str
+    version: int
+    content: RubricContent
+    aggregation: Aggregation
+
+    @property
+    def options(self) -> ScoringOptions:
+        """How its cells become numbers."""
+        return scoring_options(self.aggregation)
+
+
+@dataclass(slots=True)
+class Rubrics:
+    """The versions of one grading, each parsed once."""
+
+    held: HeldGrading
+    _contents: dict[tuple[str, int], RubricContent] = field(default_factory=dict)
+    _versions: dict[tuple[str, int], GradedBy] = field(default_factory=dict)
+
+    def load(self, pins: Collection[tuple[str, int]]) -> None:
+        """Read the versions that stored completions were graded by."""
+        unknown = {pin for pin in pins if pin not in self._contents}
+        if unknown:
+            for pin, content in self.held.versions(unknown).items():
+                self._contents[pin] = RubricContent.model_validate(content)
+
+    def content(self, rubric_id: str, version: int) -> RubricContent:
+        """A version that has been loaded."""
+        return self._contents[rubric_id, version]
+
+    def now(self, rubric_id: str | None = None, version: int | None = None) -> GradedBy:
+        """What is graded by now: the pinned version, else this one."""
+        pinned = self.held.grading.resolved[RUBRIC]
+        if pinned is not None:
+            rubric_id, version = pinned["id"], pinned["version"]
+        assert version is not None
+        pin = (rubric_id or "", version)
+        if pin not in self._versions:
+            content = RubricContent.model_validate(pinned["content"]) if pinned else self._contents[pin]
+            over = Aggregation.model_validate(self.held.grading.resolved["aggregation"])
+            self._versions[pin] = GradedBy(*pin, content, over.over(content.aggregation.over(DEFAULT_AGGREGATION)))
+        return self._versions[pin]
+
+
+def criteria_for(by: GradedBy, prompt: Mapping[str, Any]) -> list[Criterion]:
+    """What a prompt is graded on: decided by its category, tags and own criteria."""
+    assert by.aggregation.prompt_criteria_weight is not None
+    return criteria_of(by.content, prompt, by.aggregation.prompt_criteria_weight)

@@ -1,0 +1,280 @@
+"""Gradings, as the worker that holds them sees them: claims, and writes that all carry the fence."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from sqlalchemy import insert
+from sqlalchemy.orm import Session
+
+from service.config import JobsSettings
+from service.db.engine import Database
+from service.db.queries import cells as cell_queries
+from service.db.queries import gradings as queries
+from service.db.queries import jobs as job_queries
+from service.db.queries.rubrics import these_versions
+from service.db.tables import CellBatch, CellRequest, Grading, Outbox
+from service.domain.grade import Cell
+from service.domain.ids import new_id
+from workers.runs.held import StaleFence
+
+log = logging.getLogger(__name__)
+
+MAX_BACKOFF_S = 300.0
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Judged cells to ask for: some texts of one group with one prompt. `key` starts with the group's number."""
+
+    key: str
+    rubric: str
+    prompt: dict[str, Any]
+    texts: list[str]
+    criteria: list[str]
+
+
+@dataclass(slots=True)
+class GradingClaims:
+    """The gradings of this worker process."""
+
+    database: Database
+    settings: JobsSettings
+    lease_s: float
+    worker_id: str = field(default_factory=lambda: new_id("worker"))
+
+    def claim(self, *, quick: bool) -> HeldGrading | None:
+        """One to work on, held from now on. What has failed too often is ended here."""
+        with self.database.transaction() as session:
+            row = session.execute(queries.claim(self.worker_id, self.lease_s, quick=quick)).first()
+            if row is None:
+                return None
+            session.execute(job_queries.forget_messages(row.id))
+            grading = session.get_one(Grading, row.id)
+        held = HeldGrading(self.database, grading, row.fence)
+        if grading.failures >= self.settings.max_attempts:
+            held.fail("max_attempts", f"{grading.failures} attempts ended without a result; the last worker was lost")
+            return self.claim(quick=quick)
+        return held
+
+    def renew(self, held: dict[str, int]) -> set[str]:
+        """Renew leases; the gradings that are still ours."""
+        with self.database.transaction() as session:
+            rows = session.execute(queries.renew(held, self.worker_id, self.lease_s))
+            return {grading_id for grading_id, fence in rows if held.get(grading_id) == fence}
+
+    def release(self) -> None:
+        """Give everything back, for another worker to take at once."""
+        with self.database.transaction() as session:
+            session.execute(queries.release(self.worker_id))
+
+    def forget_tries(self) -> None:
+        """Drop tries that nobody waits for any more."""
+        with self.database.transaction() as session:
+            session.execute(queries.forgotten_tries())
+
+    def went_wrong(self, held: HeldGrading, error: Exception) -> None:
+        """Our own side failed: again after a backoff, or for good after the last attempt."""
+        failures = held.grading.failures + 1
+        said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:1000]
+        if failures >= self.settings.max_attempts:
+            held.fail("max_attempts", f"{failures} attempts failed; the last: {said}", failures=failures)
+            return
+        wait = min(self.settings.retry_backoff_s * 2 ** (failures - 1), MAX_BACKOFF_S)
+        with self.database.transaction() as session:
+            session.execute(queries.retry(held.id, held.fence, failures, wait, f"internal: {said}"))
+
+
+class HeldGrading:
+    """A claimed grading. Every method runs one transaction under its fence; `StaleFence` once it is no longer ours."""
+
+    def __init__(self, database: Database, grading: Grading, fence: int) -> None:
+        self.database, self.grading, self.fence = database, grading, fence
+        self.id, self.project_id = grading.id, grading.project_id
+
+    def transact(self, work: Callable[[Session], T], **values: Any) -> T:
+        """Run `work` under the fence, with changes to the row."""
+        with self.database.transaction() as session:
+            if session.execute(queries.touch(self.id, self.fence, **values)).first() is None:
+                raise StaleFence(f"fence {self.fence} of {self.id} is stale")
+            return work(session)
+
+    def read(self, work: Callable[[Session], T]) -> T:
+        """Read something; reading needs no fence."""
+        with self.database.transaction() as session:
+            return work(session)
+
+    def reason(self, text: str | None) -> None:
+        """What it waits for."""
+        self.transact(lambda session: None, status_reason=text)
+
+    # --- what is graded ---
+
+    def add_items(self, statement: Any, values: dict[str, Any], expanded: int) -> None:
+        """More items; `expanded` is their number after this, so that a lost worker's successor goes on from there."""
+        common = {"grading_id": self.id, "project_id": self.project_id}
+        self.transact(lambda session: session.execute(statement, {**common, **values}), expanded=expanded)
+
+    def plan(self, cells: int) -> None:
+        """Make groups of the items; so many cells are to be graded."""
+        values = {"grading_id": self.id, "project_id": self.project_id}
+        self.transact(lambda session: session.execute(queries.PLAN, values), planned=True, cells=cells)
+
+    def kinds_of_prompts(self) -> list[Any]:
+        """(rubric, version, category, tags, criteria, number of items) of each kind of prompt."""
+        return self.read(lambda session: list(session.execute(queries.kinds_of_prompts(self.id))))
+
+    def versions(self, pins: Collection[tuple[str, int]]) -> dict[tuple[str, int], dict[str, Any]]:
+        """The contents of rubric versions."""
+        return self.read(
+            lambda session: {(v.rubric_id, v.version): v.graded_by for v in session.scalars(these_versions(pins))}
+        )
+
+    def groups(self, status: str, limit: int | None = None) -> list[tuple[int, int]]:
+        """(number, size) of the groups in this state, in order."""
+        return self.read(
+            lambda session: [tuple(row) for row in session.execute(queries.open_groups(self.id, status, limit))]
+        )
+
+    def texts_of(self, numbers: Collection[int]) -> list[Any]:
+        """The members of these groups, in order of group and position."""
+        return self.read(lambda session: list(session.execute(queries.texts_of(self.id, numbers))))
+
+    def stored(self) -> tuple[list[Any], list[Any]]:
+        """What stands already: completions in input order, and their cells."""
+
+        def work(session: Session) -> tuple[list[Any], list[Any]]:
+            return list(session.execute(queries.stored_numbers(self.id))), list(
+                session.execute(queries.stored_cells(self.id))
+            )
+
+        return self.read(work)
+
+    # --- judges ---
+
+    def ask(self, numbers: Collection[int], questions: Sequence[Question], priority: int) -> None:
+        """Ask the judges about these groups, once: a group is `asked` in the transaction that asks."""
+        batches, requests = [], []
+        for question in questions:
+            batch_id = new_id("batch")
+            batches.append(
+                {
+                    "id": batch_id,
+                    "project_id": self.project_id,
+                    "grading_id": self.id,
+                    "key": question.key,
+                    "status": "queued",
+                    "priority": priority,
+                    "payload": {"rubric": question.rubric, "prompt": question.prompt, "texts": question.texts},
+                    "fence": 0,
+                }
+            )
+            requests += [
+                {"batch_id": batch_id, "completion_index": i, "criterion": c, "project_id": self.project_id}
+                for i in range(len(question.texts))
+                for c in question.criteria
+            ]
+
+        def work(session: Session) -> None:
+            session.execute(queries.mark(self.id, numbers, "asked"))
+            if batches:
+                session.execute(insert(CellBatch), batches)
+                session.execute(insert(CellRequest), requests)
+                wake = Outbox(
+                    id=new_id("event"),
+                    subject_id=batches[0]["id"],
+                    task=cell_queries.GRADING_TASK,
+                    queue=cell_queries.GRADING_QUEUE,
+                )
+                session.add(wake)
+
+        self.transact(work)
+
+    def undone(self) -> set[int]:
+        """The groups whose judges have not answered."""
+        keys = self.read(lambda session: list(session.scalars(queries.unanswered_keys(self.id))))
+        return {int(key.partition("/")[0]) for key in keys}
+
+    def answers(self, keys: Sequence[str]) -> dict[str, list[dict[str, Cell]]]:
+        """The judges' cells of these keys, by text."""
+        rows = self.read(lambda session: list(session.execute(cell_queries.answered(self.id, keys))))
+        found: dict[str, list[dict[str, Cell]]] = {key: [] for key in keys}
+        for key, index, criterion, cell in rows:
+            table = found[key]
+            while len(table) <= index:
+                table.append({})
+            table[index][criterion] = Cell.model_validate(cell)
+        return found
+
+    def show_progress(self, done: int, failed: int) -> None:
+        """Cells of finished groups, `done` and `failed`, and those that have come for others."""
+
+        def work(session: Session) -> None:
+            more = session.execute(queries.PROGRESS, {"grading_id": self.id}).one()
+            session.execute(queries.touch(self.id, self.fence, done=done + more.done, failed=failed + more.failed))
+
+        self.transact(work)
+
+    # --- results ---
+
+    def finish(
+        self,
+        numbers: Collection[int],
+        keys: Sequence[str],
+        *,
+        completions: Sequence[dict[str, Any]],
+        cells: Sequence[dict[str, Any]],
+        done: int,
+        failed: int,
+    ) -> None:
+        """Completions and cells of these groups, in the transaction that ends them; their batches go."""
+
+        def work(session: Session) -> None:
+            copy_rows(session, "completions", completions)
+            copy_rows(session, "cells", cells)
+            session.execute(queries.mark(self.id, numbers, "done"))
+            if keys:
+                session.execute(cell_queries.forget(self.id, keys))
+
+        self.transact(work, done=done, failed=failed)
+
+    def succeed(self, summary: dict[str, Any], **values: Any) -> None:
+        """The end; what was only needed on the way goes."""
+        self._end("succeeded", summary=summary, **values)
+
+    def fail(self, code: str, message: str, **values: Any) -> None:
+        """The other end."""
+        self._end("failed", error={"code": code, "message": message}, **values)
+
+    def _end(self, status: str, **values: Any) -> None:
+        with self.database.transaction() as session:
+            if session.execute(queries.end(self.id, status, fence=self.fence, **values)).first() is None:
+                raise StaleFence(f"fence {self.fence} of {self.id} is stale")
+            for statement in queries.leftovers(self.id):
+                session.execute(statement)
+
+
+def copy_rows(session: Session, table: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert rows by COPY, in the session's transaction; all rows have the columns of the first.
+
+    Dictionaries, and lists of them, are JSON; other lists are arrays.
+    """
+    if not rows:
+        return
+    columns = list(rows[0])
+    connection: Any = session.connection().connection.driver_connection
+    names = ", ".join(f'"{name}"' for name in columns)
+    with connection.cursor() as cursor, cursor.copy(f'COPY "{table}" ({names}) FROM STDIN') as copy:
+        for row in rows:
+            copy.write_row([_stored(row[name]) for name in columns])
+
+
+def _stored(value: Any) -> Any:
+    if isinstance(value, dict) or (isinstance(value, list) and value and isinstance(value[0], dict)):
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return value
