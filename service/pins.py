@@ -12,6 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db.queries import datasets as dataset_queries
+from service.db.queries import judges as judge_queries
 from service.db.queries import rubrics as rubric_queries
 from service.db.tables import Judge
 from service.domain.dataset import Snapshot
@@ -81,3 +82,9 @@ async def pin_judges(
         place, who = wanted[missing[0]]
         raise Invalid.at(place, "not_found", f"{who} needs the judge '{missing[0]}', which does not exist")
     return {judge: pinned[judge] for judge in sorted(wanted)}
+
+
+async def votes_of(session: AsyncSession, judges: Mapping[str, int]) -> dict[str, int]:
+    """How many votes each pinned judge gives to criteria that do not say."""
+    found = await session.execute(judge_queries.votes(judges))
+    return {judge: int(votes) for judge, votes in found.tuples()}

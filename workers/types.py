@@ -173,12 +173,14 @@ Batch = PolicyBatch | SupervisedBatch | PreferenceBatch
 class FlatLogprobs:
     """Log-probabilities of the completion tokens of a batch, sequence after sequence.
 
-    `logprobs[k]` belongs to sequence `sequence[k]`; both have one entry per completion token.
+    `logprobs[k]` belongs to sequence `sequence[k]`; both have one entry per completion token. `entropy`, if it was asked for,
+    is that of the distribution at each token.
     """
 
     logprobs: Float[Tensor, " time"]
     sequence: Int[Tensor, " time"]
     lengths: list[int]
+    entropy: Float[Tensor, " time"] | None = None
 
 
 @dataclass(frozen=True, slots=True)

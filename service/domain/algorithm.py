@@ -5,6 +5,8 @@ The workers hold the other end: `workers.algorithms.ALGORITHMS` maps the same na
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -12,7 +14,8 @@ from pydantic import Field, model_validator
 from service.domain.base import Value, refuse
 from service.domain.preference import DpoConfig, RewardModelConfig
 from service.domain.rejection import RejectionSamplingConfig
-from service.domain.rubric import Aggregation
+from service.domain.rubric import DEFAULT_AGGREGATION, Aggregation
+from service.domain.scoring import CriterionWeight, Mismatch, ScoringOptions, StepCredit, mismatches
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -21,9 +24,11 @@ NotNegative = Annotated[float, Field(ge=0)]
 class AdvantageConfig(Value):
     """How a reward becomes an advantage (grape.md §5)."""
 
-    baseline: Literal["group_mean", "leave_one_out"] = "group_mean"
-    scale: Literal["group_std", "none"] = "group_std"
+    baseline: Literal["group_mean", "leave_one_out", "none"] = "group_mean"
+    scale: Literal["group_std", "batch_std", "none"] = "group_std"
     scale_eps: NotNegative = 0.0
+    level: Literal["reward", "criterion"] = "reward"
+    noise_aware: bool = False
 
 
 class ObjectiveConfig(Value):
@@ -31,12 +36,15 @@ class ObjectiveConfig(Value):
 
     `aggregation`: `token_mean` divides by the completion tokens of the whole optimizer step, `sequence_mean` takes the mean
     over completions of their token means, `constant` divides by completions × `max_completion_tokens` (Dr. GRPO).
+    `step_credit`: how the part of a step criterion is spread over the tokens of its steps (grape.md §6); `deepseek_sum` is not
+    bounded, so padding with trivially good steps pays.
     """
 
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
     clip_high: Annotated[float, Field(gt=0, le=10)] = 0.28
     ratio: Literal["token", "sequence"] = "token"
     aggregation: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
+    step_credit: StepCredit = "to_go"
 
 
 class KlConfig(Value):
@@ -55,7 +63,7 @@ class SftConfig(Value):
 
 
 class OnPolicyConfig(Value):
-    """What `grape` and `grpo` share."""
+    """What `grape` and `grpo` share. `entropy_coef` times the mean entropy of the policy's tokens is taken off the loss."""
 
     samples: ClassVar[bool] = True
     compares: ClassVar[bool] = True
@@ -65,6 +73,14 @@ class OnPolicyConfig(Value):
     objective: ObjectiveConfig = ObjectiveConfig()
     kl: KlConfig = KlConfig()
     inner_epochs: Annotated[int, Field(ge=1, le=64)] = 1
+    entropy_coef: Annotated[float, Field(ge=0, le=10)] = 0.0
+
+    @model_validator(mode="after")
+    def _fits_itself(self) -> OnPolicyConfig:
+        problems = [(m.place, "invalid_option", m.message) for m in option_mismatches(self)]
+        if problems:
+            refuse(*problems)
+        return self
 
 
 class GrapeConfig(OnPolicyConfig):
@@ -92,9 +108,10 @@ class GrpoConfig(OnPolicyConfig):
 
 
 class EvaluateConfig(Value):
-    """Samples a policy and reports plain reward; trains nothing."""
+    """Samples a policy and reports plain reward; trains nothing. `aggregation` is for the rewards beside it."""
 
     type: Literal["evaluate"]
+    aggregation: Aggregation = Aggregation()
 
 
 AlgorithmConfig = Annotated[
@@ -111,6 +128,24 @@ ALGORITHM_CONFIGS: dict[str, type[Value]] = {
     "grpo": GrpoConfig,
     "evaluate": EvaluateConfig,
 }
+
+
+def scoring_options(aggregation: Aggregation, advantage: AdvantageConfig | None = None) -> ScoringOptions:
+    """The options of the arithmetic; what is absent takes its default. The first step's exponent, if it moves."""
+    given = aggregation.over(DEFAULT_AGGREGATION).model_dump()
+    given.update((advantage or AdvantageConfig()).model_dump())
+    return ScoringOptions(**{f.name: given[f.name] for f in fields(ScoringOptions)})
+
+
+def option_mismatches(config: OnPolicyConfig, criteria: Sequence[CriterionWeight] = ()) -> list[Mismatch]:
+    """What does not go together in a training job, by its place below `algorithm`; the rubric's part needs its criteria."""
+    found = list(mismatches(scoring_options(config.aggregation, config.advantage), criteria))
+    if config.aggregation.weighting == "healthbench":
+        message = (
+            "'healthbench' is a benchmark's score, for evaluate jobs and gradings; train with 'confidence' or 'uniform'"
+        )
+        found.insert(0, Mismatch(("aggregation", "weighting"), message))
+    return found
 
 
 def data_kind(config: Any) -> str:

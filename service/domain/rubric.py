@@ -204,6 +204,8 @@ class Aggregation(Value):
 
     weighting: Literal["confidence", "uniform", "inverse_variance", "healthbench"] | None = None
     confidence_exponent: Annotated[float, Field(ge=0, le=8)] | None = None
+    confidence_exponent_final: Annotated[float, Field(ge=0, le=8)] | None = None
+    """The exponent at the last training step, reached in a straight line from `confidence_exponent`; null: it stays."""
     pooling: Literal["group", "shrunk"] | None = None
     min_coverage: Share | None = None
     on_subject_null: Literal["impute", "lowest_observed"] | None = None

@@ -10,17 +10,27 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.db.queries import jobs as queries
 from service.db.queries import models as model_queries
 from service.db.tables import Job
-from service.domain.algorithm import GrpoConfig, OnPolicyConfig, data_kind, is_epochwise
+from service.domain.algorithm import (
+    EvaluateConfig,
+    GrpoConfig,
+    OnPolicyConfig,
+    data_kind,
+    is_epochwise,
+    option_mismatches,
+    scoring_options,
+)
 from service.domain.base import nearest
+from service.domain.criteria import criterion_weights
 from service.domain.dataset import Snapshot
 from service.domain.ids import new_id
 from service.domain.job import DataSpec, JobSpec, resolved
 from service.domain.job_state import TERMINAL, Event
 from service.domain.rejection import RejectionSamplingConfig
 from service.domain.rubric import DEFAULT_AGGREGATION, Aggregation, RubricContent
+from service.domain.scoring import CriterionWeight, mismatches
 from service.errors import Conflict, Invalid, NotFound
 from service.operation import Caller
-from service.pins import pin_judges, pin_rubric, pin_snapshot
+from service.pins import pin_judges, pin_rubric, pin_snapshot, votes_of
 
 
 async def submit_job(session: AsyncSession, caller: Caller, spec: JobSpec) -> Job:
@@ -58,6 +68,9 @@ async def submit_job(session: AsyncSession, caller: Caller, spec: JobSpec) -> Jo
     places = {"prompts": "/data/prompts", "evaluation": "/evaluation/prompts"}
     rows = {place: data[kind] for kind, place in places.items() if kind in data}
     pinned["judges"] = await pin_judges(session, project, contents, rows if contents else {})
+    if isinstance(spec.algorithm, OnPolicyConfig | EvaluateConfig):
+        pinned["judge_votes"] = await votes_of(session, pinned["judges"])
+        _check_options(spec.algorithm, criterion_weights(contents[0].criteria, pinned["judge_votes"]))
     pinned["data"] = {kind: snapshot.model_dump() for kind, snapshot in data.items()}
     values = {
         "id": new_id("job"),
@@ -88,13 +101,28 @@ def _check_floors(spec: JobSpec, contents: list[RubricContent]) -> None:
 
 def _with_aggregation(spec: JobSpec, content: RubricContent) -> JobSpec:
     """The job's options over the author's over the defaults, so that the stored spec says what happened."""
-    if not isinstance(spec.algorithm, OnPolicyConfig):
+    if not isinstance(spec.algorithm, OnPolicyConfig | EvaluateConfig):
         return spec
     author = content.aggregation.over(DEFAULT_AGGREGATION)
     if isinstance(spec.algorithm, GrpoConfig):
         author = Aggregation(weighting="uniform").over(author)
     aggregation = spec.algorithm.aggregation.over(author)
     return spec.model_copy(update={"algorithm": spec.algorithm.model_copy(update={"aggregation": aggregation})})
+
+
+def _check_options(config: OnPolicyConfig | EvaluateConfig, criteria: list[CriterionWeight]) -> None:
+    """Refuse options that this rubric's criteria do not allow."""
+    if isinstance(config, OnPolicyConfig):
+        found = option_mismatches(config, criteria)
+    else:
+        found = list(mismatches(scoring_options(config.aggregation), criteria))
+    if found:
+        raise Invalid.of(
+            [
+                {"pointer": f"/algorithm/{'/'.join(m.place)}", "code": "invalid_option", "message": m.message}
+                for m in found
+            ]
+        )
 
 
 def _steps(spec: JobSpec, data: dict[str, Snapshot]) -> int:

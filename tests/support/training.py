@@ -6,6 +6,7 @@ from service.domain.grade import Cell
 from service.domain.job import JobSpec, resolved
 from service.domain.rubric import DEFAULT_AGGREGATION
 from service.domain.scoring import CriterionWeight
+from workers.advantages.group import group_advantages
 from workers.algorithms import ALGORITHMS
 from workers.algorithms.base import Demonstration, Preference
 from workers.training.environment import Rollouts, TrainingEnvironment
@@ -159,3 +160,13 @@ def rollout(policy, spec, grader=None):
     run = run_of(policy, spec, grader=grader)
     run.algorithm.collect(run.environment)
     return run.algorithm, run.recorder.groups[0][2]
+
+
+def equal_scores(group):
+    """Make a group's cells all alike: no spread."""
+    group.cells = [dict(group.cells[0]) for _ in group.cells]
+
+
+def scored_again(algorithm, group):
+    """The group's numbers, from its cells as they are now."""
+    return group_advantages(group.criteria, group.cells, algorithm.options)

@@ -7,7 +7,17 @@ import torch
 
 from service.domain.job_state import JobFailure
 from service.domain.scoring import CriterionWeight, ScoredCell
-from tests.support.training import Grader, algorithm_of, gradient, rollout, run_of, spec_of, weights
+from tests.support.training import (
+    Grader,
+    algorithm_of,
+    equal_scores,
+    gradient,
+    rollout,
+    run_of,
+    scored_again,
+    spec_of,
+    weights,
+)
 from workers.seeds import ShuffledCursor, derive_seed
 from workers.training.optim import build_optimizer, learning_rate
 from workers.training.ports import Suspended
@@ -62,11 +72,6 @@ def test_the_end_token_is_trained(tiny_folder, load):
     assert float(policy.supervised_logprobs(batch).logprobs.detach()) > before
 
 
-def equal_scores(group):
-    """Make a group's cells all alike: no spread."""
-    group.cells = [dict(group.cells[0]) for _ in group.cells]
-
-
 @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "constant"])
 def test_skipping_groups_without_signal_is_exact(tiny_folder, load, aggregation):
     spec = spec_of(algorithm={"objective": {"aggregation": aggregation}})
@@ -74,17 +79,11 @@ def test_skipping_groups_without_signal_is_exact(tiny_folder, load, aggregation)
     algorithm, groups = rollout(policy, spec)
     equal_scores(groups[1])
     for group in groups:
-        group.scored = algorithm_scored(algorithm, group)
+        group.scored = scored_again(algorithm, group)
     assert groups[1].scored.signal == "no_spread"
     skipped, kept = algorithm.batch_of(groups), algorithm.batch_of(groups, skip=False)
     assert len(skipped.tokens_B_T) == 8 < len(kept.tokens_B_T) == 12
     assert torch.allclose(gradient(policy, algorithm, skipped), gradient(policy, algorithm, kept), atol=1e-7)
-
-
-def algorithm_scored(algorithm, group):
-    from workers.advantages.group import group_advantages
-
-    return group_advantages(group.criteria, group.cells, algorithm.options)
 
 
 def test_with_a_kl_penalty_nothing_is_skipped(tiny_folder, load):
@@ -93,7 +92,7 @@ def test_with_a_kl_penalty_nothing_is_skipped(tiny_folder, load):
     algorithm, groups = rollout(policy, spec)
     for group in groups:
         equal_scores(group)
-        group.scored = algorithm_scored(algorithm, group)
+        group.scored = scored_again(algorithm, group)
     batch = algorithm.batch_of(groups)
     assert len(batch.tokens_B_T) == 12
     with torch.no_grad():
@@ -118,7 +117,7 @@ def test_a_batch_without_anything_to_learn_moves_only_by_momentum(tiny_folder, l
     algorithm, groups = rollout(policy, spec)
     for group in groups:
         equal_scores(group)
-        group.scored = algorithm_scored(algorithm, group)
+        group.scored = scored_again(algorithm, group)
     optimizer = build_optimizer(policy, spec.training)
     before = weights(policy)
     report = algorithm.update(policy, algorithm.batch_of(groups), optimizer)

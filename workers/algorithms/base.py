@@ -38,8 +38,8 @@ class Policy(Protocol):
     def microbatches(self, batch: Any) -> Sequence[Any]:
         """The batch cut into pieces that fit; their losses and gradients add up to the batch's."""
 
-    def logprobs(self, batch: PolicyBatch) -> FlatLogprobs:
-        """Log-probabilities of the completions, with gradient."""
+    def logprobs(self, batch: PolicyBatch, *, entropy: bool = False) -> FlatLogprobs:
+        """Log-probabilities of the completions and, if asked for, the entropy at every token, with gradient."""
 
     def reference_logprobs(self, batch: PolicyBatch) -> Float[Tensor, " time"]:
         """The same under the frozen reference."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from service.domain.algorithm import OnPolicyConfig
+from service.domain.algorithm import OnPolicyConfig, scoring_options
 from service.domain.job import JobSpec
 from service.domain.scoring import ScoringOptions
 from workers.advantages.group import score_step
@@ -25,18 +26,7 @@ class Grape(Algorithm):
         super().__init__(spec)
         assert isinstance(spec.algorithm, OnPolicyConfig)
         self.config = spec.algorithm
-        aggregation, advantage = self.config.aggregation, self.config.advantage
-        assert aggregation.weighting is not None
-        assert aggregation.confidence_exponent is not None
-        assert aggregation.min_coverage is not None
-        self.options = ScoringOptions(
-            weighting=aggregation.weighting,
-            confidence_exponent=aggregation.confidence_exponent,
-            min_coverage=aggregation.min_coverage,
-            baseline=advantage.baseline,
-            scale=advantage.scale,
-            scale_eps=advantage.scale_eps,
-        )
+        self.options = scoring_options(self.config.aggregation, self.config.advantage)
 
     @property
     def needs_reference(self) -> bool:
@@ -46,21 +36,35 @@ class Grape(Algorithm):
     def collect(self, environment: Environment) -> Collected:
         """Prompts, groups, grades, advantages; the batch serves `inner_epochs` optimizer steps."""
 
+        options = self.options_at(environment.step + 1)
+
         def score(groups: Sequence[CompletionGroup]) -> None:
-            score_step(groups, self.options, environment.past)
+            score_step(groups, options, environment.past)
 
         prompts = environment.next_prompts(self.spec.rollout.prompts_per_step)
         groups = environment.rollout(prompts, score)
         environment.report(rollout_metrics(groups))
+        if self.config.aggregation.confidence_exponent_final is not None:
+            environment.report({"confidence_exponent": options.confidence_exponent})
         return Collected(self.batch_of(groups), self.config.inner_epochs)
+
+    def options_at(self, step: int) -> ScoringOptions:
+        """The options of a step (1 the first): the exponent moves in a straight line to its final value at the last step."""
+        final = self.config.aggregation.confidence_exponent_final
+        if final is None:
+            return self.options
+        assert self.spec.training.steps is not None
+        start = self.options.confidence_exponent
+        done = min(1.0, (step - 1) / max(self.spec.training.steps - 1, 1))
+        return replace(self.options, confidence_exponent=start + (final - start) * done)
 
     def batch_of(self, groups: Sequence[CompletionGroup], *, skip: bool = True) -> PolicyBatch:
         """The members of all groups, flat.
 
-        Without a KL penalty a group without signal has a gradient of exactly zero: it is left out (`skip`), and its tokens
-        stay in the denominators.
+        Without a KL penalty and an entropy term a group without signal has a gradient of exactly zero: it is left out (`skip`),
+        and its tokens stay in the denominators.
         """
-        skip = skip and not self.needs_reference
+        skip = skip and not self.needs_reference and not self.config.entropy_coef
         batch = PolicyBatch([], [], [], [], [], 0, 0, self.spec.rollout.max_completion_tokens, self.temperature)
         tokens = sequences = 0
         for group in groups:
@@ -89,8 +93,8 @@ class Grape(Algorithm):
         return self.spec.rollout.temperature
 
     def loss(self, policy: Policy, batch: PolicyBatch) -> LossOutput:
-        """The clipped surrogate plus β·KL, divided as `objective.aggregation` says."""
-        flat = policy.logprobs(batch)
+        """The clipped surrogate plus β·KL minus `entropy_coef`·entropy, divided as `objective.aggregation` says."""
+        flat = policy.logprobs(batch, entropy=self.config.entropy_coef > 0)
         objective, kl = self.config.objective, self.config.kl
         old = flatten(batch.logprobs_B_T, policy.device)
         advantages = flatten(batch.advantages_B_T, policy.device)
@@ -109,6 +113,9 @@ class Grape(Algorithm):
             reference = policy.reference_logprobs(batch)
             per_token = per_token + kl.beta * unbiased_kl(flat.logprobs, old, reference, kl.estimator)
             metrics["kl"] = (float(kl_estimate(flat.logprobs.detach(), reference, "k3").sum()), count)
+        if flat.entropy is not None:
+            per_token = per_token - self.config.entropy_coef * flat.entropy
+            metrics["entropy"] = (float(flat.entropy.detach().sum()), count)
         return LossOutput(self._reduce(per_token, flat.sequence, flat.lengths, batch), metrics)
 
     def _reduce(

@@ -1,4 +1,4 @@
-"""Log-probabilities of chosen tokens."""
+"""Log-probabilities of chosen tokens, and the entropy of what they were chosen from."""
 
 from __future__ import annotations
 
@@ -19,3 +19,15 @@ def token_logprobs(
         scaled = scaled / temperature
     chosen = scaled.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     return chosen - torch.logsumexp(scaled, dim=-1)
+
+
+def token_entropy(logits: Float[Tensor, "*batch vocab"], temperature: float = 1.0) -> Float[Tensor, "*batch"]:
+    """H = −Σ_x p(x)·log p(x) in nats of p = softmax(logits / T), exactly over the vocabulary and with its gradient.
+
+    Between 0 and log V. A token that is ruled out (logit −∞) adds 0, and nothing to the gradient.
+    """
+    scaled = logits.float()
+    if temperature != 1.0:
+        scaled = scaled / temperature
+    logp = torch.log_softmax(scaled, dim=-1)
+    return -(logp.exp() * logp.clamp(min=torch.finfo(logp.dtype).min)).sum(-1)

@@ -62,10 +62,10 @@ class CausalPolicy:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast)
 
-    def logprobs(self, batch: PolicyBatch) -> FlatLogprobs:
-        """log π of the completions, with gradient."""
+    def logprobs(self, batch: PolicyBatch, *, entropy: bool = False) -> FlatLogprobs:
+        """log π of the completions and, if asked for, its entropy at every token, with gradient."""
         with self._precision():
-            return forward.policy_logprobs(self.model, batch, self.pad_id, self.device)
+            return forward.policy_logprobs(self.model, batch, self.pad_id, self.device, entropy=entropy)
 
     def reference_logprobs(self, batch: PolicyBatch) -> Float[Tensor, " time"]:
         """log π_ref of the completions."""

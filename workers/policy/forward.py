@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from workers.losses.logprobs import token_logprobs
+from workers.losses.logprobs import token_entropy, token_logprobs
 from workers.types import FlatLogprobs, PolicyBatch, PreferenceBatch, SupervisedBatch
 
 
@@ -52,8 +52,10 @@ def prefill(model: Any, prompts: Sequence[Sequence[int]], pad: int, device: torc
     return out.past_key_values, out.logits[:, -1], mask
 
 
-def policy_logprobs(model: Any, batch: PolicyBatch, pad: int, device: torch.device) -> FlatLogprobs:
-    """log π of every completion token at the batch's temperature, flat, sequence after sequence."""
+def policy_logprobs(
+    model: Any, batch: PolicyBatch, pad: int, device: torch.device, *, entropy: bool = False
+) -> FlatLogprobs:
+    """log π (and its entropy) at every completion token, at the batch's temperature, flat, sequence after sequence."""
     return completion_logprobs(
         model,
         batch.prompts_P_T,
@@ -62,6 +64,7 @@ def policy_logprobs(model: Any, batch: PolicyBatch, pad: int, device: torch.devi
         pad=pad,
         device=device,
         temperature=batch.temperature,
+        entropy=entropy,
     )
 
 
@@ -81,14 +84,16 @@ def completion_logprobs(
     pad: int,
     device: torch.device,
     temperature: float = 1.0,
+    entropy: bool = False,
 ) -> FlatLogprobs:
     """log π of every completion token, each prompt run once for all of its completions."""
     owner = torch.tensor(prompt_of_B, dtype=torch.long, device=device)
     cache, first_logits, prompt_mask = prefill(model, prompts_P_T, pad, device)
     tokens, mask = pad_right(tokens_B_T, pad, device)
-    first = token_logprobs(first_logits[owner], tokens[:, 0], temperature)
-    table: Float[Tensor, "batch time"] = first.new_zeros(tokens.shape)
-    columns = [first.unsqueeze(1)]
+    first_logits = first_logits[owner]
+    tables = [token_logprobs(first_logits, tokens[:, 0], temperature).unsqueeze(1)]
+    if entropy:
+        tables.append(token_entropy(first_logits, temperature).unsqueeze(1))
     if tokens.shape[1] > 1:
         cache.batch_select_indices(owner)
         given, given_mask = tokens[:, :-1], mask[:, :-1]
@@ -101,10 +106,14 @@ def completion_logprobs(
             use_cache=True,
         )
         wanted = mask[:, 1:].bool()
-        rest = token_logprobs(out.logits[wanted], tokens[:, 1:][wanted], temperature)
-        columns.append(first.new_zeros(wanted.shape).masked_scatter(wanted, rest))
-    table = torch.cat(columns, dim=1)
-    return _flat(table, mask, [len(row) for row in tokens_B_T], device)
+        logits = out.logits[wanted]
+        rest = [token_logprobs(logits, tokens[:, 1:][wanted], temperature)]
+        if entropy:
+            rest.append(token_entropy(logits, temperature))
+        for k, values in enumerate(rest):
+            empty: Float[Tensor, "batch time"] = values.new_zeros(wanted.shape)
+            tables[k] = torch.cat([tables[k], empty.masked_scatter(wanted, values)], dim=1)
+    return _flat(tables, mask, [len(row) for row in tokens_B_T], device)
 
 
 def supervised_logprobs(model: Any, batch: SupervisedBatch, pad: int, device: torch.device) -> FlatLogprobs:
@@ -126,8 +135,9 @@ def _owners(lengths: Sequence[int], device: torch.device) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(device)
 
 
-def _flat(table: Tensor, mask: Tensor, lengths: list[int], device: torch.device) -> FlatLogprobs:
-    return FlatLogprobs(table[mask.bool()], _owners(lengths, device), lengths)
+def _flat(tables: Sequence[Tensor], mask: Tensor, lengths: list[int], device: torch.device) -> FlatLogprobs:
+    logprobs, *entropy = (table[mask.bool()] for table in tables)
+    return FlatLogprobs(logprobs, _owners(lengths, device), lengths, entropy[0] if entropy else None)
 
 
 def policy_pieces(batch: PolicyBatch, budget: int) -> Iterator[PolicyBatch]:

@@ -133,7 +133,7 @@ class TrainingEnvironment:
         rollout = self.spec.rollout
         assert rollout.group_size is not None
         assert rollout.temperature is not None
-        step = self.state.step + 1
+        step = self.step + 1
         groups, grading = self.rollouts.run(
             prompts, purpose="train", step=step, group_size=rollout.group_size, temperature=rollout.temperature
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Select, and_, select
+from collections.abc import Mapping
+
+from sqlalchemy import Select, and_, select, tuple_
 
 from service.db.tables import Judge, JudgeRevision
 
@@ -29,3 +31,10 @@ def revisions(judge_id: str) -> Select[JudgeRevision]:
 def revision(judge_id: str, number: int) -> Select[JudgeRevision]:
     """One revision."""
     return revisions(judge_id).where(JudgeRevision.revision == number)
+
+
+def votes(pinned: Mapping[str, int]) -> Select[str, int]:
+    """The number of votes of each of these revisions, by judge."""
+    return select(JudgeRevision.judge_id, JudgeRevision.config["votes"].as_integer()).where(
+        tuple_(JudgeRevision.judge_id, JudgeRevision.revision).in_(sorted(pinned.items()))
+    )

@@ -1,0 +1,43 @@
+"""Options of the method that this rubric's criteria do not allow are refused at submit, at their place."""
+
+import pytest
+
+from service.client import ApiError
+
+GATED = {"key": "g", "weight": 1, "grader": {"type": "regex", "pattern": "x"}, "gate": {"mode": "required"}}
+
+
+def refusal(bench, algorithm, *criteria, **content):
+    before = len(list(bench.api.pages("/v1/jobs", limit=1000)))
+    with pytest.raises(ApiError) as caught:
+        bench.api.post("/v1/jobs", bench.spec(rubric=bench.rubric(*criteria, **content), algorithm=algorithm))
+    assert len(list(bench.api.pages("/v1/jobs", limit=1000))) == before
+    assert caught.value.status == 422
+    (error,) = caught.value.errors
+    return error["pointer"], error["message"]
+
+
+def test_what_needs_something_of_the_rubric(bench, judge, api):
+    once, thrice = bench.judge(judge), bench.judge(judge, votes=3)
+    noise = {"type": "grape", "advantage": {"noise_aware": True}}
+    place, message = refusal(bench, noise, bench.judged(once))
+    assert (place, "'nice' has a single vote" in message) == ("/algorithm/advantage/noise_aware", True)
+    place, _ = refusal(bench, {"type": "grape", "aggregation": {"weighting": "inverse_variance"}}, bench.judged(once))
+    assert place == "/algorithm/aggregation/weighting"
+    place, message = refusal(bench, {"type": "grape", "advantage": {"level": "criterion"}}, GATED)
+    assert (place, "'g'" in message) == ("/algorithm/advantage/level", True)
+    job = api.post("/v1/jobs", bench.spec(rubric=bench.rubric(bench.judged(thrice)), algorithm=noise))
+    assert job["algorithm"]["advantage"]["noise_aware"] is True  # the judge's own three votes are enough
+    api.post(f"/v1/jobs/{job['id']}/cancel")
+
+
+def test_the_benchmarks_score_is_not_trained_on(bench, api):
+    """Not even where the author's default says so; `grpo` weighs uniformly whatever the author says, and `evaluate` may."""
+    author = {"aggregation": {"weighting": "healthbench"}}
+    place, message = refusal(bench, {"type": "grape"}, **author)
+    assert (place, "evaluate" in message) == ("/algorithm/aggregation/weighting", True)
+    for kind in ("grpo", "evaluate"):
+        job = api.post("/v1/jobs", bench.spec(kind, rubric=bench.rubric(**author)))
+        expected = "uniform" if kind == "grpo" else "healthbench"
+        assert job["algorithm"]["aggregation"]["weighting"] == expected
+        api.post(f"/v1/jobs/{job['id']}/cancel")
