@@ -119,7 +119,7 @@ def _grader(materials: Materials, rubric: str) -> RubricGrader:
     version, algorithm = materials.resolved[rubric], materials.spec.algorithm
     content = RubricContent.model_validate(version["content"])
     aggregation = content.aggregation.over(DEFAULT_AGGREGATION)
-    if isinstance(algorithm, OnPolicyConfig):
+    if isinstance(algorithm, OnPolicyConfig | EvaluateConfig):
         aggregation = algorithm.aggregation.over(aggregation)
     return RubricGrader(content, version["hash"], materials.desk(rubric), aggregation.prompt_criteria_weight or 1.0)
 

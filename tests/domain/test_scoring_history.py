@@ -54,12 +54,10 @@ def test_criteria_of_a_prompt_are_remembered_by_tag():
         CriterionWeight("prompt.2", 1.0, per_prompt=True, tags=("safety",)),
         CriterionWeight("prompt.3", 1.0, per_prompt=True),
     ]
-    assert [c.series for c in specs] == [
-        ("prompt.*", "prompt.safety", "prompt.tone"), ("prompt.*", "prompt.safety"), ("prompt.*",),
-    ]  # fmt: skip
+    assert [c.series for c in specs] == [("prompt.safety", "prompt.tone"), ("prompt.safety",), ("prompt",)]
     history = History()
     history.add("r", specs, [{"prompt.1": ScoredCell(0.2), "prompt.2": ScoredCell(0.6), "prompt.3": ScoredCell(1.0)}])
-    assert history.past("r").score == {"prompt.safety": pytest.approx(0.4), "prompt.*": 1.0}
+    assert history.past("r").score == {"prompt.safety": pytest.approx(0.4), "prompt": 1.0}
 
 
 def test_it_survives_json():

@@ -47,15 +47,15 @@ class CriterionWeight:
 
     @property
     def series(self) -> tuple[str, ...]:
-        """The names that its metrics are kept under: its key; for a per-prompt criterion `prompt.*` and each `prompt.<tag>`."""
+        """The names that its metrics are kept under: its key; for a per-prompt criterion `prompt.<tag>`, one for each tag."""
         if not self.per_prompt:
             return (self.key,)
-        return ("prompt.*", *(f"prompt.{tag}" for tag in self.tags))
+        return tuple(f"prompt.{tag}" for tag in self.tags) or ("prompt",)
 
     @property
     def memory(self) -> str:
-        """The name that its running quantities are kept under: its key; for a per-prompt criterion that of its first tag."""
-        return self.series[1] if self.per_prompt and self.tags else self.series[0]
+        """The name that its running quantities are kept under: its key, or the first tag of a per-prompt criterion."""
+        return self.series[0]
 
 
 @dataclass(frozen=True, slots=True)
