@@ -1,0 +1,1 @@
+"""Side-by-side measurements of performance and learning, each one command (README, "Measured")."""
