@@ -1,7 +1,7 @@
 """A softmax over actions per context, trained with exact gradients of GRAPE's update: thousands of runs in minutes.
 
 A completion is one action, so its token is its sequence and all means of the loss agree. Rewards and advantages come from
-`service.domain.scoring.score_group`; the expected reward of the policy is computed, not sampled.
+`service.domain.scoring.score_groups`; the expected reward of the policy is computed, not sampled.
 """
 
 from __future__ import annotations
@@ -58,13 +58,9 @@ def train(protocol: Protocol, key: RunKey) -> list[float]:
         actions = sample(policy, stream(key.seed, SAMPLING, step).random((sizes.contexts, sizes.group_size)))
         old = policy[contexts, actions]
         verdicts = judge.grade(quality[contexts, actions], step)
-        advantages = np.zeros(actions.shape)
-        members = 0
-        for group in range(sizes.contexts):
-            scored = scorer.score(judge.rows(verdicts, group), step)
-            members += sum(c.member for c in scored.completions)
-            advantages[group] = [c.advantage or 0.0 for c in scored.completions]
-        scorer.end_step()
+        scored = scorer.score([judge.rows(verdicts, group) for group in range(sizes.contexts)], step)
+        members = sum(c.member for group in scored for c in group.completions)
+        advantages = np.array([[c.advantage or 0.0 for c in group.completions] for group in scored])
         for _ in range(sizes.inner_epochs):
             logits -= sizes.learning_rate * surrogate_gradient(logits, old, actions, advantages, members)
     policy = softmax(logits)

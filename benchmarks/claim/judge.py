@@ -100,20 +100,24 @@ class SimulatedJudge:
     def rows(self, verdicts: Verdicts, group: int) -> list[dict[str, ScoredCell]]:
         """One group as `score_group` wants it: missing cells are absent, or zeros if the arm fills them."""
         rows = []
-        for scores, confidences, present in zip(
-            verdicts.scores[group].tolist(),
-            verdicts.confidence[group].tolist(),
-            verdicts.present[group].tolist(),
-            strict=True,
-        ):
+        scores, confidence = verdicts.scores[group].tolist(), verdicts.confidence[group].tolist()
+        noise = self.noise_of_mean(verdicts, group)
+        for i, present in enumerate(verdicts.present[group].tolist()):
             row = {}
-            for key, score, confidence, there in zip(CRITERIA, scores, confidences, present, strict=True):
-                if there:
-                    row[key] = ScoredCell(score, confidence)
+            for j, key in enumerate(CRITERIA):
+                if present[j]:
+                    row[key] = ScoredCell(scores[i][j], confidence[i][j], noise[i][j] if noise else None)
                 elif self.arm.zero_fill:
                     row[key] = ScoredCell(0.0, None)
             rows.append(row)
         return rows
+
+    def noise_of_mean(self, verdicts: Verdicts, group: int) -> list[list[float]] | None:
+        """Variance of the averaged vote, vote_variance/votes; null for a single vote."""
+        if verdicts.vote_variance is None:
+            return None
+        found: list[list[float]] = (verdicts.vote_variance[group] / self.arm.votes).tolist()
+        return found
 
 
 def _beta(rng: np.random.Generator, mean: Floats, sigma: Floats) -> Floats:

@@ -6,7 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.claim.protocol import CRITERIA, Arm, Setting
-from service.domain.scoring import CriterionWeight, Row, RunningMeans, ScoredGroup, ScoringOptions, score_group
+from service.domain.scoring import (
+    CriterionWeight,
+    GroupCells,
+    History,
+    Row,
+    ScoredGroup,
+    ScoringOptions,
+    score_groups,
+)
+
+RUBRIC = "simulated"
 
 
 class Scorer:
@@ -14,27 +24,26 @@ class Scorer:
 
     def __init__(self, arm: Arm, setting: Setting, steps: int) -> None:
         self.arm, self.steps = arm, steps
-        self.criteria = [CriterionWeight(key, weight) for key, weight in zip(CRITERIA, setting.weights, strict=True)]
-        self.confidence = RunningMeans()
-        self.rows: list[Row] = []
+        self.criteria = [
+            CriterionWeight(key, weight, votes=arm.votes) for key, weight in zip(CRITERIA, setting.weights, strict=True)
+        ]
+        self.history = History()
 
     def exponent(self, step: int) -> float:
         """α at a step (0 first): linear from the first to the last step of the arm's schedule."""
         first, last = self.arm.exponents
         return first + (last - first) * step / max(self.steps - 1, 1)
 
-    def score(self, rows: Sequence[Row], step: int) -> ScoredGroup:
-        """One group of this step."""
-        options = ScoringOptions(weighting=self.arm.weighting, confidence_exponent=self.exponent(step))
-        self.rows.extend(rows)
-        return score_group(self.criteria, rows, options, self.confidence.means())
-
-    def end_step(self) -> None:
-        """Only earlier steps are ever used: what this one taught counts from now on."""
-        for key in CRITERIA:
-            said = [c for row in self.rows if key in row and (c := row[key].confidence) is not None]
-            self.confidence.add(key, said)
-        self.rows.clear()
+    def score(self, groups: Sequence[Sequence[Row]], step: int) -> list[ScoredGroup]:
+        """All groups of a step, by what earlier steps taught; then they are history themselves."""
+        options = ScoringOptions(
+            weighting=self.arm.weighting, confidence_exponent=self.exponent(step), pooling=self.arm.pooling
+        )
+        past = self.history.past(RUBRIC)
+        scored = score_groups([GroupCells(self.criteria, rows, past=past) for rows in groups], options)
+        for rows in groups:
+            self.history.add(RUBRIC, self.criteria, rows)
+        return scored
 
 
 def aggregation_of(arm: Arm) -> dict[str, Any]:

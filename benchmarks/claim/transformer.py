@@ -17,12 +17,12 @@ import torch
 from benchmarks.claim.judge import SimulatedJudge
 from benchmarks.claim.problem import Floats, Problem, make_problem
 from benchmarks.claim.protocol import ARMS, CRITERIA, Arm, Protocol, RunKey, Sizes
-from benchmarks.claim.scoring import aggregation_of
+from benchmarks.claim.scoring import RUBRIC, aggregation_of
 from examples.tiny_model import SPECIAL, make_tiny_model
 from service.domain.grade import Cell
 from service.domain.job import JobSpec, resolved
 from service.domain.rubric import DEFAULT_AGGREGATION
-from service.domain.scoring import CriterionWeight
+from service.domain.scoring import CriterionWeight, ScoredCell
 from workers.algorithms import ALGORITHMS
 from workers.policy.causal import CausalPolicy
 from workers.policy.loading import ModelFiles, load_policy
@@ -59,7 +59,10 @@ class JudgeAsGrader:
     def __init__(self, judge: SimulatedJudge) -> None:
         self.judge, self.problem = judge, judge.problem
         self.worth = token_worth(judge.problem)
-        self.criteria = [CriterionWeight(k, w) for k, w in zip(CRITERIA, judge.problem.setting.weights, strict=True)]
+        self.criteria = [
+            CriterionWeight(key, weight, votes=judge.arm.votes)
+            for key, weight in zip(CRITERIA, judge.problem.setting.weights, strict=True)
+        ]
         self.best = judge.problem.best
         self.attained: list[float] = []
         """Per step, what its completions attained of what was attainable on its prompts: the policy before the update."""
@@ -101,19 +104,19 @@ class _Grading:
         self.grader.measure(self.groups, quality)
         verdicts = judge.grade(quality, self.step)
         for index, group in enumerate(self.groups):
-            group.criteria = self.grader.criteria
+            group.criteria, group.rubric = self.grader.criteria, RUBRIC
             group.cells = [self._cells(row) for row in judge.rows(verdicts, index)]
 
-    def _cells(self, row: Any) -> dict[str, Cell]:
+    def _cells(self, row: dict[str, ScoredCell]) -> dict[str, Cell]:
+        votes = self.grader.judge.arm.votes
         cells = {}
         for key in CRITERIA:
-            said = {"criterion": key, "grader": "judge", "votes": self.grader.judge.arm.votes}
+            said: dict[str, Any] = {"criterion": key, "grader": "judge", "votes": votes}
             if key in row:
                 cell = row[key]
-                source = None if cell.confidence is None else "verbal"
-                cells[key] = Cell(
-                    status="ok", score=cell.score, confidence=cell.confidence, confidence_source=source, **said
-                )
+                said["confidence_source"] = None if cell.confidence is None else "verbal"
+                said["vote_variance"] = None if cell.noise is None else cell.noise * votes
+                cells[key] = Cell(status="ok", score=cell.score, confidence=cell.confidence, **said)
             else:
                 cells[key] = Cell(status="infra_error", reason="the simulated judge failed", **said)
         return cells
