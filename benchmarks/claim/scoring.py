@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.claim.protocol import CRITERIA, Arm, Setting
+from service.domain.algorithm import scoring_options
+from service.domain.rubric import Aggregation
 from service.domain.scoring import (
     CriterionWeight,
     GroupCells,
     History,
     Row,
     ScoredGroup,
-    ScoringOptions,
     score_groups,
 )
 
@@ -27,6 +29,7 @@ class Scorer:
         self.criteria = [
             CriterionWeight(key, weight, votes=arm.votes) for key, weight in zip(CRITERIA, setting.weights, strict=True)
         ]
+        self.options = scoring_options(Aggregation.model_validate(aggregation_of(arm)))
         self.history = History()
 
     def exponent(self, step: int) -> float:
@@ -36,9 +39,7 @@ class Scorer:
 
     def score(self, groups: Sequence[Sequence[Row]], step: int) -> list[ScoredGroup]:
         """All groups of a step, by what earlier steps taught; then they are history themselves."""
-        options = ScoringOptions(
-            weighting=self.arm.weighting, confidence_exponent=self.exponent(step), pooling=self.arm.pooling
-        )
+        options = replace(self.options, confidence_exponent=self.exponent(step))
         past = self.history.past(RUBRIC)
         scored = score_groups([GroupCells(self.criteria, rows, past=past) for rows in groups], options)
         for rows in groups:
@@ -48,4 +49,6 @@ class Scorer:
 
 def aggregation_of(arm: Arm) -> dict[str, Any]:
     """The arm as the options `algorithm.aggregation` of a job."""
-    return {"weighting": arm.weighting, "confidence_exponent": arm.exponents[0], "pooling": arm.pooling}
+    first, last = arm.exponents
+    options = {"weighting": arm.weighting, "confidence_exponent": first, "pooling": arm.pooling}
+    return options if last == first else {**options, "confidence_exponent_final": last}

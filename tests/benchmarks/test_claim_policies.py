@@ -7,9 +7,15 @@ import pytest
 import torch
 
 from benchmarks.claim import categorical, transformer
+from benchmarks.claim.judge import SimulatedJudge
 from benchmarks.claim.problem import make_problem
-from benchmarks.claim.protocol import ARMS, FULL, Cell, RunKey
+from benchmarks.claim.protocol import ARMS, FULL, SETTINGS, Cell, RunKey
+from benchmarks.claim.scoring import Scorer
+from service.domain.scoring import History
+from workers.advantages.group import score_step, scored_row
+from workers.algorithms import ALGORITHMS
 from workers.losses.policy_gradient import clipped_surrogate
+from workers.types import Completion, CompletionGroup
 
 
 def test_the_gradient_is_that_of_the_products_surrogate():
@@ -88,3 +94,51 @@ def test_arms_differ_only_from_the_first_update_on():
     }
     assert curves["uniform"][0] == curves["confidence"][0]
     assert curves["uniform"][1] != curves["confidence"][1]
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_both_policies_score_an_arm_by_the_same_options(name):
+    """The job's own options, resolved by the product, against those of the categorical policy: first, middle and last step."""
+    arm, sizes = ARMS[name], FULL.transformers
+    spec = transformer.spec_of(sizes, arm, 0)
+    algorithm = ALGORITHMS[spec.algorithm.type](spec)
+    scorer = Scorer(arm, SETTINGS["shared"], 7)
+    for step, optimizer_step in ((0, 1), (6, spec.training.steps)):
+        assert replace(scorer.options, confidence_exponent=scorer.exponent(step)) == algorithm.options_at(
+            optimizer_step
+        )
+    assert scorer.exponent(3) == pytest.approx(sum(arm.exponents) / 2)
+    assert (spec.algorithm.type == "grpo") == (arm.weighting == "uniform")
+
+
+@pytest.mark.parametrize("name", ["confidence", "shrunk", "inverse_variance_2", "uniform_zero"])
+def test_a_language_model_run_scores_as_the_categorical_one_does(name):
+    """The loop's own way from cells to advantages gives the numbers of the categorical policy's, two steps in a row."""
+    cell, arm = Cell("conflicting", "large", "honest", "random"), ARMS[name]
+    problem = make_problem(cell.setting, FULL.transformers, 0)
+    judge = SimulatedJudge(FULL.judge, problem, cell, arm, 0)
+    grader, scorer, history = transformer.JudgeAsGrader(judge), Scorer(arm, problem.setting, 10), History()
+    spec = transformer.spec_of(FULL.transformers, arm, 0)
+    options = ALGORITHMS[spec.algorithm.type](spec).options_at(1)
+    rng = np.random.default_rng(1)
+    for step in (0, 1):
+        grading = grader.start("train", step)
+        groups = [
+            CompletionGroup(
+                transformer.prompts_of(FULL.transformers)[40 * k],
+                [Completion(rng.integers(3, 35, 6).tolist(), [0.0] * 6, "length", "") for _ in range(8)],
+            )
+            for k in range(3)
+        ]
+        for group in groups:
+            grading.submit(group)
+        grading.finish()
+        score_step(groups, options, history.past)
+        verdicts = judge.grade(grader.quality(groups), step)
+        expected = scorer.score([judge.rows(verdicts, k) for k in range(3)], step)
+        for group, ours in zip(groups, expected, strict=True):
+            history.add(group.rubric, group.criteria, [scored_row(row) for row in group.cells])
+            assert [c.advantage for c in group.scored.completions] == [c.advantage for c in ours.completions]
+            assert {k: w.share for k, w in group.scored.weighting.items()} == {
+                k: w.share for k, w in ours.weighting.items()
+            }
