@@ -28,6 +28,14 @@ MAX_BACKOFF_S = 300.0
 T = TypeVar("T")
 
 
+class GradingFailure(Exception):
+    """A grading cannot go on, and trying again would not help: a code and a sentence for the person who asked for it."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.message = code, message
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """Judged cells to ask for: some texts of one group with one prompt. `key` starts with the group's number."""
@@ -120,13 +128,16 @@ class HeldGrading:
         common = {"grading_id": self.id, "project_id": self.project_id}
         self.transact(lambda session: session.execute(statement, {**common, **values}), expanded=expanded)
 
-    def plan(self, cells: int) -> None:
-        """Make groups of the items; so many cells are to be graded."""
+    def plan(self, items: int, cells: int) -> None:
+        """Make groups of the items; so many items, and so many cells to be graded."""
         values = {"grading_id": self.id, "project_id": self.project_id}
-        self.transact(lambda session: session.execute(queries.PLAN, values), planned=True, cells=cells)
+        known = {"planned": True, "expanded": items, "cells": cells}
+        self.transact(lambda session: session.execute(queries.PLAN, values), **known)
+        for name, value in known.items():
+            setattr(self.grading, name, value)
 
     def kinds_of_prompts(self) -> list[Any]:
-        """(rubric, version, category, tags, criteria, number of items) of each kind of prompt."""
+        """How many items there are of each kind of prompt and rubric version."""
         return self.read(lambda session: list(session.execute(queries.kinds_of_prompts(self.id))))
 
     def versions(self, pins: Collection[tuple[str, int]]) -> dict[tuple[str, int], dict[str, Any]]:
@@ -243,6 +254,30 @@ class HeldGrading:
 
         self.transact(work, done=done, failed=failed)
 
+    # --- cells that are there already ---
+
+    def reusable(self, numbers: Collection[int]) -> tuple[list[Any], list[tuple[Any, ...]]]:
+        """The members of these groups, in order of group and position, and their stored cells, in no order."""
+
+        def work(session: Session) -> tuple[list[Any], list[tuple[Any, ...]]]:
+            members = list(session.execute(queries.cells_to_reuse(self.id, numbers)))
+            moments = [member.cells_created_at for member in members]
+            values = [list({member.cells_of for member in members}), min(moments), max(moments)]
+            with _driver(session).cursor(binary=True) as cursor:
+                return members, cursor.execute(queries.STORED_CELLS, values).fetchall()
+
+        return self.read(work)
+
+    def finish_reused(self, numbers: Collection[int], values: dict[str, Any], *, done: int, failed: int) -> None:
+        """Completions of these groups with their new numbers, in the transaction that ends the groups."""
+        common = {"project_id": self.project_id, "grading_id": self.id, "fence": self.fence}
+
+        def work(session: Session) -> None:
+            _driver(session).execute(queries.ADD_REUSED, {**common, **values})
+            session.execute(queries.mark(self.id, numbers, "done"))
+
+        self.transact(work, done=done, failed=failed)
+
     def succeed(self, summary: dict[str, Any], **values: Any) -> None:
         """The end; what was only needed on the way goes."""
         self._end("succeeded", summary=summary, **values)
@@ -267,11 +302,15 @@ def copy_rows(session: Session, table: str, rows: Sequence[dict[str, Any]]) -> N
     if not rows:
         return
     columns = list(rows[0])
-    connection: Any = session.connection().connection.driver_connection
     names = ", ".join(f'"{name}"' for name in columns)
-    with connection.cursor() as cursor, cursor.copy(f'COPY "{table}" ({names}) FROM STDIN') as copy:
+    with _driver(session).cursor() as cursor, cursor.copy(f'COPY "{table}" ({names}) FROM STDIN') as copy:
         for row in rows:
             copy.write_row([_stored(row[name]) for name in columns])
+
+
+def _driver(session: Session) -> Any:
+    """The driver's own connection, in the session's transaction: for what goes by the hundred thousand."""
+    return session.connection().connection.driver_connection
 
 
 def _stored(value: Any) -> Any:

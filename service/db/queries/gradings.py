@@ -15,6 +15,7 @@ from sqlalchemy import (
     Select,
     TextClause,
     and_,
+    any_,
     case,
     delete,
     func,
@@ -24,6 +25,7 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy.orm import aliased
 
 from service.db.queries.jobs import now, seconds
 from service.db.tables import CellBatch, CellRow, Completion, Grading, GradingGroup, GradingItem, Outbox
@@ -61,9 +63,9 @@ ADD_TEXTS: TextClause = text(
 
 _STORED = """
     INSERT INTO grading_items (grading_id, position, project_id, group_key, completion_id, completion_created_at)
-    SELECT :grading_id, row_number() OVER (ORDER BY {order}) - 1, :project_id, c.group_id,
-           CASE WHEN :reuse THEN coalesce(c.cells_of, c.id) ELSE c.id END,
-           CASE WHEN :reuse THEN coalesce(c.cells_created_at, c.created_at) ELSE c.created_at END
+    SELECT :grading_id, row_number() OVER (ORDER BY {order}) - 1, :project_id,
+           CASE WHEN :by_version THEN concat(c.group_id, ':', c.rubric_id, '/', c.rubric_version) ELSE c.group_id END,
+           c.id, c.created_at
     FROM {source}
 """
 
@@ -74,8 +76,8 @@ ADD_COMPLETIONS: TextClause = text(
                   JOIN completions c ON c.id = n.id AND c.project_id = :project_id""",
     )
 )
-"""Named completions, in the order of their names; unknown ones are not there. A completion that was aggregated anew
-stands for the one whose cells it has."""
+"""Named completions, in the order of their names; unknown ones are not there. `by_version`: each keeps the version that it
+was graded by, so that those of one group and two versions are two groups."""
 
 ADD_JOB: TextClause = text(
     _STORED.format(
@@ -252,11 +254,15 @@ def stored_numbers(grading_id: str) -> Select[*tuple[Any, ...]]:
 
 
 def stored_cells(grading_id: str) -> Select[*tuple[Any, ...]]:
-    """Their cells."""
-    own = and_(CellRow.completion_id == Completion.id, CellRow.created_at == Completion.created_at)
+    """Their cells: those of their own, or those that they were aggregated anew from."""
+    theirs = and_(
+        CellRow.completion_id == func.coalesce(Completion.cells_of, Completion.id),
+        CellRow.created_at == func.coalesce(Completion.cells_created_at, Completion.created_at),
+        or_(Completion.reused.is_(None), CellRow.criterion == any_(Completion.reused)),
+    )
     return (
-        select(CellRow.completion_id, CellRow.criterion, CellRow.status, CellRow.score, CellRow.confidence)
-        .join(Completion, own)
+        select(Completion.id, CellRow.criterion, CellRow.status, CellRow.score, CellRow.confidence)
+        .join(CellRow, theirs)
         .where(Completion.grading_id == grading_id)
     )
 
@@ -272,17 +278,34 @@ PLAN: TextClause = text(
 )
 
 
-def kinds_of_prompts(grading_id: str) -> Select[*tuple[Any, ...]]:
-    """How many items there are of each rubric version (of stored completions) and kind of prompt: what decides criteria."""
-    prompt = func.coalesce(GradingItem.prompt, Completion.prompt)
-    parts = [prompt[name] for name in ("category", "tags", "criteria")]
-    return (
-        select(Completion.rubric_id, Completion.rubric_version, *parts, func.count())
-        .select_from(GradingItem)
-        .outerjoin(Completion, _stored())
-        .where(GradingItem.grading_id == grading_id)
-        .group_by(Completion.rubric_id, Completion.rubric_version, *parts)
+_ASKED = aliased(Completion)
+"""The completion whose cells another one has, that was aggregated anew: what its graders were asked stands there."""
+
+
+def _with_asked(statement: Any) -> Any:
+    return statement.outerjoin(
+        _ASKED, and_(_ASKED.id == Completion.cells_of, _ASKED.created_at == Completion.cells_created_at)
     )
+
+
+_ASKED_BY = (
+    func.coalesce(_ASKED.rubric_id, Completion.rubric_id).label("asked_id"),
+    func.coalesce(_ASKED.rubric_version, Completion.rubric_version).label("asked_version"),
+)
+
+
+def kinds_of_prompts(grading_id: str) -> Select[*tuple[Any, ...]]:
+    """How many items there are of each kind of prompt and, for stored completions, of each rubric version."""
+    prompt = func.coalesce(GradingItem.prompt, Completion.prompt)
+    parts = [
+        Completion.rubric_id,
+        Completion.rubric_version,
+        *_ASKED_BY,
+        *[prompt[name].label(name) for name in ("category", "tags", "criteria")],
+    ]
+    statement = select(*parts, func.count().label("items")).select_from(GradingItem).outerjoin(Completion, _stored())
+    found: Select[*tuple[Any, ...]] = _with_asked(statement)
+    return found.where(GradingItem.grading_id == grading_id).group_by(*parts)
 
 
 def _stored() -> ColumnElement[bool]:
@@ -299,8 +322,10 @@ def open_groups(grading_id: str, status: str, limit: int | None = None) -> Selec
     return statement.limit(limit) if limit else statement
 
 
-def _members(grading_id: str, numbers: Collection[int], columns: Sequence[Any]) -> Select[*tuple[Any, ...]]:
-    return (
+def _members(
+    grading_id: str, numbers: Collection[int], columns: Sequence[Any], *, asked: bool = False
+) -> Select[*tuple[Any, ...]]:
+    statement = (
         select(GradingGroup.number, GradingItem.position, *columns)
         .select_from(GradingGroup)
         .join(
@@ -308,8 +333,11 @@ def _members(grading_id: str, numbers: Collection[int], columns: Sequence[Any]) 
             and_(GradingItem.grading_id == GradingGroup.grading_id, GradingItem.group_key == GradingGroup.group_key),
         )
         .outerjoin(Completion, _stored())
-        .where(GradingGroup.grading_id == grading_id, GradingGroup.number.in_(numbers))
-        .order_by(GradingGroup.number, GradingItem.position)
+    )
+    if asked:
+        statement = _with_asked(statement)
+    return statement.where(GradingGroup.grading_id == grading_id, GradingGroup.number.in_(numbers)).order_by(
+        GradingGroup.number, GradingItem.position
     )
 
 
@@ -321,6 +349,52 @@ def texts_of(grading_id: str, numbers: Collection[int]) -> Select[*tuple[Any, ..
     )
     columns = [prompt.label("prompt"), text_.label("text"), GradingItem.completion_id, Completion.group_id]
     return _members(grading_id, numbers, columns)
+
+
+def cells_to_reuse(grading_id: str, numbers: Collection[int]) -> Select[*tuple[Any, ...]]:
+    """The members of these groups, where their cells are, and what decided these: a version and the prompt."""
+    prompt = [Completion.prompt[name].label(name) for name in ("category", "tags", "criteria")]
+    columns = [
+        GradingItem.completion_id,
+        GradingItem.completion_created_at,
+        func.coalesce(Completion.cells_of, Completion.id).label("cells_of"),
+        func.coalesce(Completion.cells_created_at, Completion.created_at).label("cells_created_at"),
+        Completion.rubric_id,
+        Completion.rubric_version,
+        *_ASKED_BY,
+        *prompt,
+    ]
+    return _members(grading_id, numbers, columns, asked=True)
+
+
+STORED_CELLS = """
+    SELECT completion_id, criterion, status, family, score, confidence, votes, vote_variance, steps
+    FROM cells WHERE completion_id = ANY(%s) AND created_at BETWEEN %s AND %s
+"""
+"""Of these completions, in no order: the arithmetic needs none."""
+
+ADD_REUSED = """
+    INSERT INTO completions (id, created_at, project_id, grading_id, fence, attempt, step, purpose, group_id, group_index, idx,
+        prompt, text, token_ids, logprobs, finish_reason, member, coverage, reward, plain_reward, unscaled_advantage,
+        scale_factor, advantage, parts, weighting, signal, rubric_id, rubric_version, position, source_id, cells_of,
+        cells_created_at, reused)
+    SELECT n.id, %(created_at)s, %(project_id)s, %(grading_id)s, %(fence)s, 1, 0, 'grading', c.group_id, n.number, n.idx,
+        c.prompt, c.text, '{}', '{}', NULL, n.member, n.coverage, n.reward, n.plain_reward, n.unscaled_advantage,
+        n.scale_factor, n.advantage, CAST(n.parts AS jsonb), CAST(g.weighting AS jsonb), g.signal, g.rubric_id, g.rubric_version,
+        n.position, c.id, coalesce(c.cells_of, c.id), coalesce(c.cells_created_at, c.created_at),
+        string_to_array(n.reused, ',')
+    FROM unnest(%(id)b::text[], %(number)b::int[], %(idx)b::int[], %(position)b::int[], %(source)b::text[],
+                %(source_created_at)b::timestamptz[], %(member)b::bool[], %(coverage)b::float8[], %(reward)b::float8[],
+                %(plain_reward)b::float8[], %(unscaled_advantage)b::float8[], %(scale_factor)b::float8[],
+                %(advantage)b::float8[], %(parts)b::text[], %(reused)b::text[])
+         AS n(id, number, idx, position, source, source_created_at, member, coverage, reward, plain_reward,
+              unscaled_advantage, scale_factor, advantage, parts, reused)
+    JOIN unnest(%(g_number)b::int[], %(g_weighting)b::text[], %(g_signal)b::text[], %(g_rubric_id)b::text[],
+                %(g_rubric_version)b::int[]) AS g(number, weighting, signal, rubric_id, rubric_version)
+         ON g.number = n.number
+    JOIN completions c ON c.id = n.source AND c.created_at = n.source_created_at
+"""
+"""Completions aggregated anew: prompt and text are those of the stored ones, cells stay where they are."""
 
 
 def mark(grading_id: str, numbers: Collection[int], status: str) -> Executable:
