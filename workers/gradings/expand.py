@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from service.db.queries import datasets as dataset_queries
-from service.db.queries import gradings as queries
+from service.db.queries import grading_items as item_queries
 from service.domain.dataset import Snapshot
 from service.domain.grading import TEXTS_PER_ROW, graded_texts, prompt_key
 from workers.gradings.rubrics import RUBRIC, Rubrics, criteria_for
@@ -27,9 +27,9 @@ def expand(held: HeldGrading, rubrics: Rubrics, check: Callable[[], None]) -> No
         split = {"by_version": held.grading.resolved[RUBRIC] is None}
         if "job" in source:
             values = {"job_id": source["job"], "purpose": source["purpose"], **split}
-            held.add_items(queries.ADD_JOB, values, expanded=1)
+            held.add_items(item_queries.ADD_JOB, values, expanded=1)
         elif "grading" in source:
-            held.add_items(queries.ADD_GRADING, {"source_id": source["grading"], **split}, expanded=1)
+            held.add_items(item_queries.ADD_GRADING, {"source_id": source["grading"], **split}, expanded=1)
     held.plan(*_count(held, rubrics))
 
 
@@ -47,7 +47,7 @@ def _expand_dataset(held: HeldGrading, snapshot: Snapshot, kind: str, check: Cal
                 key = f"p:{prompt_key(prompt)}"
                 items.append({"position": position + len(items), "group_key": key, "prompt": prompt, "text": text})
         position += len(items)
-        held.add_items(queries.ADD_TEXTS, {"rows": json.dumps(items, ensure_ascii=False)}, expanded=position)
+        held.add_items(item_queries.ADD_TEXTS, {"rows": json.dumps(items, ensure_ascii=False)}, expanded=position)
 
 
 def _count(held: HeldGrading, rubrics: Rubrics) -> tuple[int, int]:

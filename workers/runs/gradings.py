@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from service.config import JobsSettings
 from service.db.engine import Database
 from service.db.queries import cells as cell_queries
+from service.db.queries import grading_items as item_queries
 from service.db.queries import gradings as queries
 from service.db.queries import jobs as job_queries
 from service.db.queries.rubrics import these_versions
@@ -132,13 +133,13 @@ class HeldGrading:
         """Make groups of the items; so many items, and so many cells to be graded."""
         values = {"grading_id": self.id, "project_id": self.project_id}
         known = {"planned": True, "expanded": items, "cells": cells}
-        self.transact(lambda session: session.execute(queries.PLAN, values), **known)
+        self.transact(lambda session: session.execute(item_queries.PLAN, values), **known)
         for name, value in known.items():
             setattr(self.grading, name, value)
 
     def kinds_of_prompts(self) -> list[Any]:
         """How many items there are of each kind of prompt and rubric version."""
-        return self.read(lambda session: list(session.execute(queries.kinds_of_prompts(self.id))))
+        return self.read(lambda session: list(session.execute(item_queries.kinds_of_prompts(self.id))))
 
     def versions(self, pins: Collection[tuple[str, int]]) -> dict[tuple[str, int], dict[str, Any]]:
         """The contents of rubric versions."""
@@ -149,19 +150,19 @@ class HeldGrading:
     def groups(self, status: str, limit: int | None = None) -> list[tuple[int, int]]:
         """(number, size) of the groups in this state, in order."""
         return self.read(
-            lambda session: [tuple(row) for row in session.execute(queries.open_groups(self.id, status, limit))]
+            lambda session: [tuple(row) for row in session.execute(item_queries.open_groups(self.id, status, limit))]
         )
 
     def texts_of(self, numbers: Collection[int]) -> list[Any]:
         """The members of these groups, in order of group and position."""
-        return self.read(lambda session: list(session.execute(queries.texts_of(self.id, numbers))))
+        return self.read(lambda session: list(session.execute(item_queries.texts_of(self.id, numbers))))
 
     def stored(self) -> tuple[list[Any], list[Any]]:
         """What stands already: completions in input order, and their cells."""
 
         def work(session: Session) -> tuple[list[Any], list[Any]]:
-            return list(session.execute(queries.stored_numbers(self.id))), list(
-                session.execute(queries.stored_cells(self.id))
+            return list(session.execute(item_queries.stored_numbers(self.id))), list(
+                session.execute(item_queries.stored_cells(self.id))
             )
 
         return self.read(work)
@@ -192,7 +193,7 @@ class HeldGrading:
             ]
 
         def work(session: Session) -> None:
-            session.execute(queries.mark(self.id, numbers, "asked"))
+            session.execute(item_queries.mark(self.id, numbers, "asked"))
             if batches:
                 session.execute(insert(CellBatch), batches)
                 session.execute(insert(CellRequest), requests)
@@ -208,7 +209,7 @@ class HeldGrading:
 
     def undone(self) -> set[int]:
         """The groups whose judges have not answered."""
-        keys = self.read(lambda session: list(session.scalars(queries.unanswered_keys(self.id))))
+        keys = self.read(lambda session: list(session.scalars(item_queries.unanswered_keys(self.id))))
         return {int(key.partition("/")[0]) for key in keys}
 
     def answers(self, keys: Sequence[str]) -> dict[str, list[dict[str, Cell]]]:
@@ -226,7 +227,7 @@ class HeldGrading:
         """Cells of finished groups, `done` and `failed`, and those that have come for others."""
 
         def work(session: Session) -> None:
-            more = session.execute(queries.PROGRESS, {"grading_id": self.id}).one()
+            more = session.execute(item_queries.PROGRESS, {"grading_id": self.id}).one()
             session.execute(queries.touch(self.id, self.fence, done=done + more.done, failed=failed + more.failed))
 
         self.transact(work)
@@ -248,7 +249,7 @@ class HeldGrading:
         def work(session: Session) -> None:
             copy_rows(session, "completions", completions)
             copy_rows(session, "cells", cells)
-            session.execute(queries.mark(self.id, numbers, "done"))
+            session.execute(item_queries.mark(self.id, numbers, "done"))
             if keys:
                 session.execute(cell_queries.forget(self.id, keys))
 
@@ -260,11 +261,11 @@ class HeldGrading:
         """The members of these groups, in order of group and position, and their stored cells, in no order."""
 
         def work(session: Session) -> tuple[list[Any], list[tuple[Any, ...]]]:
-            members = list(session.execute(queries.cells_to_reuse(self.id, numbers)))
+            members = list(session.execute(item_queries.cells_to_reuse(self.id, numbers)))
             moments = [member.cells_created_at for member in members]
             values = [list({member.cells_of for member in members}), min(moments), max(moments)]
             with _driver(session).cursor(binary=True) as cursor:
-                return members, cursor.execute(queries.STORED_CELLS, values).fetchall()
+                return members, cursor.execute(item_queries.STORED_CELLS, values).fetchall()
 
         return self.read(work)
 
@@ -273,8 +274,8 @@ class HeldGrading:
         common = {"project_id": self.project_id, "grading_id": self.id, "fence": self.fence}
 
         def work(session: Session) -> None:
-            _driver(session).execute(queries.ADD_REUSED, {**common, **values})
-            session.execute(queries.mark(self.id, numbers, "done"))
+            _driver(session).execute(item_queries.ADD_REUSED, {**common, **values})
+            session.execute(item_queries.mark(self.id, numbers, "done"))
 
         self.transact(work, done=done, failed=failed)
 
