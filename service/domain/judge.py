@@ -13,6 +13,7 @@ from service.domain.conversation import Text
 
 def _http_url(url: str) -> str:
     parts = urlsplit(url)
+    _ = parts.port  # raises for one that is no number up to 65535
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("give an address such as https://host/v1 (http or https, with a host)")
     if parts.username or parts.password or parts.query or parts.fragment:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, model_validator
 
 from service.db.tables import Judge, JudgeRevision
 from service.domain.base import Value
@@ -29,12 +30,21 @@ OF_REVISION = ("sampling", "prompt", "examples", "votes", "confidence", "batch")
 """What decides verdicts, beside where the judge is."""
 
 
+def _fits_a_header(key: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[!-~]+", key.get_secret_value()):
+        raise ValueError("an API key is printable ASCII without spaces: it is sent in the Authorization header")
+    return key
+
+
+Secret = Annotated[SecretStr, Field(max_length=10_000), AfterValidator(_fits_a_header)]
+
+
 class EndpointIn(Value):
     """An endpoint with its key."""
 
     base_url: Url
     model: Annotated[Text, Field(min_length=1, max_length=500)]
-    api_key: SecretStr | None = None
+    api_key: Secret | None = None
 
 
 class PromptIn(JudgePrompt):
@@ -76,7 +86,7 @@ class EndpointPatch(Value):
 
     base_url: Url | None = None
     model: Annotated[Text, Field(min_length=1, max_length=500)] | None = None
-    api_key: SecretStr | None = None
+    api_key: Secret | None = None
 
 
 class JudgePatch(Value):
