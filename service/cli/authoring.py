@@ -138,6 +138,8 @@ def create_judge(
     api_key_env: Annotated[str | None, typer.Option(help="the environment variable that holds the key")] = None,
     concurrency: int = 16,
     votes: int = 1,
+    requests_per_minute: Annotated[float | None, typer.Option(help="the most requests a minute")] = None,
+    tokens_per_minute: Annotated[float | None, typer.Option(help="the most tokens a minute")] = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
@@ -146,7 +148,10 @@ def create_judge(
     if api_key_env:
         endpoint["api_key"] = os.environ.get(api_key_env, "")
     with client(data_dir) as api:
+        rate = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
         body = {"name": name, "endpoint": endpoint, "concurrency": concurrency, "votes": votes}
+        if any(rate.values()):
+            body["rate_limit"] = {name: value for name, value in rate.items() if value}
         show(api.post("/v1/judges", body), as_json, JUDGE)
 
 

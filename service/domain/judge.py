@@ -111,6 +111,13 @@ class JudgeConfig(Value):
         return content_hash(self.model_dump(mode="json"))[:16]
 
 
+class RateLimit(Value):
+    """How many requests and tokens a minute the endpoint takes, over all workers; null is no limit."""
+
+    requests_per_minute: Annotated[float, Field(gt=0, le=10_000_000)] | None = None
+    tokens_per_minute: Annotated[float, Field(gt=0, le=100_000_000_000)] | None = None
+
+
 class JudgeLimits(Value):
     """How hard the endpoint may be used; changing these makes no new revision.
 
@@ -118,6 +125,7 @@ class JudgeLimits(Value):
     """
 
     concurrency: Annotated[int, Field(ge=1, le=1024)] = 16
+    rate_limit: RateLimit | None = None
     timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 4
     deadline_s: Annotated[float, Field(gt=0, le=86_400)] = 120.0

@@ -22,6 +22,7 @@ from service.domain.judge import (
     JudgePrompt,
     JudgeSampling,
     PromptVersion,
+    RateLimit,
     Url,
     Votes,
 )
@@ -90,7 +91,7 @@ class EndpointPatch(Value):
 
 
 class JudgePatch(Value):
-    """Changes; absent fields stay. What decides verdicts makes a new revision."""
+    """Changes; absent fields stay, and a null `rate_limit` lifts it. What decides verdicts makes a new revision."""
 
     name: Name | None = None
     endpoint: EndpointPatch | None = None
@@ -101,6 +102,7 @@ class JudgePatch(Value):
     confidence: Confidence | None = None
     batch: Batch | None = None
     concurrency: Annotated[int, Field(ge=1, le=1024)] | None = None
+    rate_limit: RateLimit | None = None
     timeout_s: Annotated[float, Field(gt=0, le=3600)] | None = None
     max_attempts: Annotated[int, Field(ge=1, le=20)] | None = None
     deadline_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
@@ -144,6 +146,7 @@ class JudgeOut(BaseModel):
     confidence: str
     batch: int = 1
     concurrency: int
+    rate_limit: RateLimit | None
     timeout_s: float
     max_attempts: int
     deadline_s: float
@@ -154,6 +157,7 @@ class JudgeOut(BaseModel):
     @classmethod
     def of(cls, row: Judge, revision: JudgeRevision) -> JudgeOut:
         """From its rows."""
+        limits = JudgeLimits.model_validate(row.limits)
         return cls(
             id=row.id,
             name=row.name,
@@ -164,7 +168,7 @@ class JudgeOut(BaseModel):
             created_at=row.created_at,
             updated_at=row.updated_at,
             **revision.config,
-            **row.limits,
+            **{name: getattr(limits, name) for name in JudgeLimits.model_fields},
         )
 
 

@@ -66,6 +66,8 @@ class FakeJudge:
         more = True
         while more:
             message = await receive()
+            if message["type"] == "http.disconnect":
+                return  # in the middle of the question: it was not asked
             body += message.get("body", b"")
             more = message.get("more_body", False)
         headers = {k.decode(): v.decode() for k, v in scope["headers"]}
