@@ -27,7 +27,7 @@ class PollThread:
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="poll", daemon=True)
-        self._complained: dict[Any, str] = {}
+        self._complained = ""
 
     def start(self) -> None:
         """Begin polling."""
@@ -86,12 +86,12 @@ class PollThread:
         """Run one duty; what fails is said once and tried again next time."""
         try:
             work()
-            self._complained.pop(work, None)
+            self._complained = ""
         except Exception as error:
             said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            if said != self._complained.get(work):
+            if said != self._complained:
                 log.warning("poll: %s", said)
-                self._complained[work] = said
+                self._complained = said
 
 
 class PollStep(bootsteps.StartStopStep):  # type: ignore[misc]
