@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 
+from service import lifeline
 from service.client import GrapeClient, Unreachable, find_credentials
 
 START_S = 120.0
@@ -43,7 +44,17 @@ def service_for(data_dir: Path, extra_roots: list[Path]) -> Iterator[tuple[Grape
     if extra_roots:
         env["GRAPE_MODELS__ROOTS"] = ",".join(str(root) for root in (data_dir, Path.cwd(), *extra_roots))
     process = subprocess.Popen(
-        [sys.executable, "-m", "service.local", "--data-dir", str(data_dir), "--port", "0", "--quiet"],
+        [
+            *lifeline.wrapper(signal.SIGTERM),
+            sys.executable,
+            "-m",
+            "service.local",
+            "--data-dir",
+            str(data_dir),
+            "--port",
+            "0",
+            "--quiet",
+        ],
         env=env,
         stderr=subprocess.PIPE,
         text=True,
@@ -71,7 +82,16 @@ def service_for(data_dir: Path, extra_roots: list[Path]) -> Iterator[tuple[Grape
 def scripted_judge(seed: int) -> Iterator[dict[str, str]]:
     """The scripted judge as a process of its own: its `base_url` and `model`."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "examples.scripted_judge", "--port", "0", "--seed", str(seed)],
+        [
+            *lifeline.wrapper(signal.SIGKILL),
+            sys.executable,
+            "-m",
+            "examples.scripted_judge",
+            "--port",
+            "0",
+            "--seed",
+            str(seed),
+        ],
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -68,7 +69,7 @@ class Page:
     ) -> Listing[R]:
         """Rows of `statement` in the order of `key` (columns that are unique together), keyset and never offset."""
         if self.after is not None:
-            if len(self.after) != len(key):
+            if len(self.after) != len(key) or not all(map(_fits, self.after, key)):
                 raise _bad_token()
             here = tuple_(*self.after)
             statement = statement.where(tuple_(*key) < here if descending else tuple_(*key) > here)
@@ -84,6 +85,16 @@ def encode_token(key: Sequence[Any]) -> str:
     return base64.urlsafe_b64encode(json.dumps(list(key)).encode()).decode().rstrip("=")
 
 
+def _fits(value: Any, column: Any) -> bool:
+    """Whether a token's value can be compared with the column; a token of another list, or a made-up one, may not."""
+    kind = column.type.python_type
+    if kind is int:
+        return type(value) is int and abs(value) < 2**63
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return kind is str and isinstance(value, str) and "\x00" not in value and value.isprintable()
+
+
 def _bad_token() -> Invalid:
     return Invalid.at("/page_token", "invalid_page_token", "the page_token is not one of this list; start without it")
 
@@ -96,9 +107,9 @@ def _page(
         return Page(limit, None)
     try:
         after = json.loads(base64.urlsafe_b64decode(page_token + "=" * (-len(page_token) % 4)))
-    except (ValueError, binascii.Error):
+    except (ValueError, binascii.Error, RecursionError):
         raise _bad_token() from None
-    if not isinstance(after, list) or not all(isinstance(part, str | int | float) for part in after):
+    if not isinstance(after, list):
         raise _bad_token()
     return Page(limit, after)
 

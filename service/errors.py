@@ -75,6 +75,12 @@ class TooLarge(GrapeError):
     status, code, title = 413, "too_large", "Payload too large"
 
 
+class UnsupportedMediaType(GrapeError):
+    """The body is of a kind, or packed in a way, that is not read here."""
+
+    status, code, title = 415, "unsupported_media_type", "Unsupported media type"
+
+
 class RangeNotSatisfiable(GrapeError):
     """The `Range` lies outside the file."""
 

@@ -23,6 +23,11 @@ def die_with_parent(signum: int, parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def wrapper(signum: int, uid: int = -1, gid: int = -1) -> list[str]:
+    """What to put before a program's arguments so that it gets `signum` when the calling thread's process ends."""
+    return [sys.executable, "-I", __file__, str(int(signum)), str(uid), str(gid), str(os.getpid()), "--"]
+
+
 def main(argv: list[str]) -> None:
     """Change user, set the signal, exec."""
     signum, uid, gid, parent = (int(value) for value in argv[:4])

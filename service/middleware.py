@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 
 from service.domain.ids import new_id
-from service.errors import TooLarge
+from service.errors import GrapeError, TooLarge
 from service.problems import problem
 
 log = logging.getLogger("grape.access")
@@ -26,7 +26,11 @@ STREAMED = ("/rows",)
 
 
 class RequestIds:
-    """Gives each request an id, sends it back as `x-request-id`, and logs one line per request."""
+    """Gives each request an id, sends it back as `x-request-id`, and logs one line per request.
+
+    An unexpected error is answered here: Starlette's own place for that is outside, has no request id any more, and breaks
+    the connection, on which a client may have its next request under way.
+    """
 
     def __init__(self, app: App) -> None:
         self.app = app
@@ -38,15 +42,25 @@ class RequestIds:
             return
         scope["request_id"] = new_id("request")
         started = time.perf_counter()
+        answered = False
 
         async def tagged(message: MutableMapping[str, Any]) -> None:
+            nonlocal answered
             if message["type"] == "http.response.start":
+                answered = True
                 MutableHeaders(scope=message)["x-request-id"] = scope["request_id"]
                 elapsed = (time.perf_counter() - started) * 1000
                 log.info("%s %s %s %.1f ms", scope["method"], scope["path"], message["status"], elapsed)
             await send(message)
 
-        await self.app(scope, receive, tagged)
+        try:
+            await self.app(scope, receive, tagged)
+        except Exception:
+            if answered:  # half an answer is out: only breaking the connection says that it is not whole
+                raise
+            log.exception("unexpected error in %s %s", scope["method"], scope["path"])
+            error = GrapeError("something went wrong here; the log has it under this request_id")
+            await problem(Request(scope), error)(scope, receive, tagged)
 
 
 class BodyLimit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from http import HTTPStatus
 from typing import Any
 
@@ -13,7 +14,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
-from service.domain.base import pointer
+from service.domain.base import nearest, own_faults, pointer
 from service.errors import GrapeError, Invalid, Unavailable
 
 log = logging.getLogger(__name__)
@@ -44,22 +45,25 @@ def problem(request: Request, error: GrapeError) -> JSONResponse:
 
 def validation_problem(details: list[Any], body: Any) -> Invalid:
     """One `Invalid` with a pointer per fault. `details` are pydantic's; a first `body` in their place is dropped."""
-    faults = []
-    for item in details:
+    found = []
+    for item in own_faults(details):
         loc = list(item["loc"])
         where = "" if loc[:1] == ["body"] else f"{loc[0]} " if loc[:1] in (["query"], ["path"], ["header"]) else ""
         loc = loc[1:] if loc[:1] in (["body"], ["query"], ["path"], ["header"]) else loc
         if item["type"] == "json_invalid":
             message = f"the body is not valid JSON: {item.get('ctx', {}).get('error', item['msg'])} at character {loc[0] if loc else 0}"
-            faults.append({"pointer": "", "code": "json_invalid", "message": message})
+            found.append({"pointer": "", "code": "json_invalid", "message": message})
             continue
         place = f"/{loc[0]}" if where else pointer(loc, body)
         message = item["msg"].removeprefix("Value error, ")
-        faults.append({"pointer": place, "code": item["type"], "message": f"{where}{message}" if where else message})
-    first = faults[0]
+        if item["type"] == "union_tag_invalid":
+            tag, known = item["ctx"]["tag"], re.findall(r"'([^']+)'", item["ctx"]["expected_tags"])
+            place, message = f"{place}/type", f"unknown type '{tag}'{nearest(tag, known, 'types')}"
+        found.append({"pointer": place, "code": item["type"], "message": f"{where}{message}" if where else message})
+    first = found[0]
     place = first["pointer"]
-    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return Invalid(f"{place + ': ' if place else ''}{first['message']}{more}", param=place or None, errors=faults)
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return Invalid(f"{place + ': ' if place else ''}{first['message']}{more}", param=place or None, errors=found)
 
 
 def install(app: FastAPI) -> None:
@@ -80,7 +84,7 @@ def install(app: FastAPI) -> None:
         known.title = HTTPStatus(error.status_code).phrase
         known.code = known.title.lower().replace(" ", "_")
         if error.status_code == 404:
-            known.message = f"there is nothing at {request.method} {request.url.path}; see /docs"
+            known.message = f"there is nothing at {request.method} {request.scope['path']}; see /docs"
         return problem(request, known)
 
     @app.exception_handler(OperationalError)
@@ -89,8 +93,3 @@ def install(app: FastAPI) -> None:
     async def _database(request: Request, error: Exception) -> JSONResponse:
         log.error("database: %s", error)
         return problem(request, Unavailable("the database does not answer; try again", headers={"Retry-After": "2"}))
-
-    @app.exception_handler(Exception)
-    async def _unknown(request: Request, error: Exception) -> JSONResponse:
-        log.exception("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
-        return problem(request, GrapeError("something went wrong here; the log has it under this request_id"))

@@ -200,12 +200,11 @@ class Attempt:
         self._prune(self.job.spec.checkpoints.keep)
 
     def _prune(self, keep: int) -> None:
-        """Keep the newest `keep`, never drop the best or the last."""
+        """Keep the newest `keep`, never drop the best or the last, nor what has become a model."""
         listed = self.held.checkpoints()
         best = best_checkpoint(listed, self._best_metric)
         for checkpoint in listed[:-keep]:
-            if best is None or checkpoint.id != best.id:
-                self.held.unlist_checkpoint(checkpoint.id)
+            if (best is None or checkpoint.id != best.id) and self.held.unlist_checkpoint(checkpoint.id):
                 self.store.remove(checkpoint.location)
 
     @property

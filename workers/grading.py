@@ -23,12 +23,12 @@ from service.domain.grader import JudgeGrader
 from service.domain.judge import JudgeConfig, JudgeLimits
 from service.domain.rubric import Criterion, RubricContent
 from service.security import Vault
-from workers.graders.judge.abilities import Abilities
 from workers.graders.judge.cell import grade_completion
 from workers.graders.judge.client import Endpoint
 from workers.graders.judge.connections import judge_client
-from workers.graders.judge.gate import Gate
 from workers.runs.cells import CellWork, ClaimedBatch
+from workers.runs.identity import process_identity
+from workers.runs.shares import Address, Shares, Worker
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +56,7 @@ class GradingEngine:
     _awake: asyncio.Event | None = None
     _stopping: bool = False
     _client: httpx.AsyncClient | None = None
-    _gates: dict[tuple[str, int], Gate] = field(default_factory=dict)
-    _abilities: dict[tuple[str, str], Abilities] = field(default_factory=dict)
+    _shares: Shares | None = None
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _held: dict[str, ClaimedBatch] = field(default_factory=dict)
     _in_flight: int = 0
@@ -83,9 +82,10 @@ class GradingEngine:
         self._loop = asyncio.get_running_loop()
         self._awake = asyncio.Event()
         limit = self.settings.grading.concurrency
+        self._shares = Shares(self.work.database, Worker(self.work.worker_id, process_identity(), self.work.lease_s))
         async with judge_client(self.settings.egress.allow) as client:
             self._client = client
-            keeper = asyncio.create_task(self._keep_leases())
+            keepers = [asyncio.create_task(self._keep_leases()), asyncio.create_task(self._shares.run())]
             while not self._stopping:
                 self._awake.clear()
                 try:
@@ -94,12 +94,12 @@ class GradingEngine:
                     log.warning("claiming cells: %s", error)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._awake.wait(), self.settings.jobs.poll_s)
-            keeper.cancel()
-            for task in self._tasks.values():
+            for task in [*keepers, *self._tasks.values()]:
                 task.cancel()
-            await asyncio.gather(keeper, *self._tasks.values(), return_exceptions=True)
+            await asyncio.gather(*keepers, *self._tasks.values(), return_exceptions=True)
         try:
             await asyncio.to_thread(self.work.release)
+            await self._shares.leave()
         except Exception as error:
             log.warning("giving cells back: %s", error)
 
@@ -187,14 +187,15 @@ class GradingEngine:
             except ValueError as error:
                 found[judge_id] = str(error)
                 continue
-            gate = self._gates.setdefault((judge_id, limits.concurrency), Gate(limits.concurrency))
             assert self._client is not None
+            assert self._shares is not None
             config = JudgeConfig.model_validate(row.config)
             if config.endpoint is None:
-                found[judge_id] = f"judge {judge_id} is a model of this service, and a grading worker asks endpoints"
+                found[judge_id] = f"judge {judge_id} is a registered model, and this worker asks endpoints"
                 continue
-            able = self._abilities.setdefault((config.endpoint.base_url, config.endpoint.model), Abilities())
-            found[judge_id] = _Judge(Endpoint(self._client, config, limits, api_key, gate, able), revision)
+            key = self.vault.hash_key(api_key) if api_key else ""
+            gate = self._shares.gate(Address(config.endpoint.base_url, config.endpoint.model, key))
+            found[judge_id] = _Judge(Endpoint(self._client, config, limits, api_key, gate), revision)
         return found
 
     async def _keep_leases(self) -> None:

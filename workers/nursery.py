@@ -7,6 +7,7 @@ poll thread, which lives as long as the process, starts children.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,11 +40,11 @@ class Child:
     _readers: list[threading.Thread] = field(default_factory=list)
 
     @classmethod
-    def spawn(cls) -> Child:
+    def spawn(cls, program: Sequence[str] = ("-m", "workers.child")) -> Child:
         """Start one; call this from a thread that outlives it."""
         read_end, write_end = os.pipe()
         process = subprocess.Popen(
-            [sys.executable, "-m", "workers.child", str(write_end), str(os.getpid())],
+            [sys.executable, *program, str(write_end), str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -102,6 +104,8 @@ class Child:
     def wait(self, timeout_s: float = 10) -> int:
         """Its exit code, once everything that it said has been read."""
         code = self.process.wait(timeout_s)
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()  # type: ignore[union-attr]
         for reader in self._readers:
             reader.join(timeout=2)
         return code

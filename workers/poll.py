@@ -27,7 +27,7 @@ class PollThread:
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="poll", daemon=True)
-        self._complained = ""
+        self._complained: dict[Any, str] = {}
 
     def start(self) -> None:
         """Begin polling."""
@@ -86,12 +86,12 @@ class PollThread:
         """Run one duty; what fails is said once and tried again next time."""
         try:
             work()
-            self._complained = ""
+            self._complained.pop(work, None)
         except Exception as error:
             said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            if said != self._complained:
+            if said != self._complained.get(work):
                 log.warning("poll: %s", said)
-                self._complained = said
+                self._complained[work] = said
 
 
 class PollStep(bootsteps.StartStopStep):  # type: ignore[misc]

@@ -73,6 +73,7 @@ class Watch:
     claim: Claim
     child: Child
     _wished: str = "run"
+    _runs: bool = False
     _finalize_asked: bool = False
     _ended: dict[str, Any] | None = None
     _lost: bool = False
@@ -121,7 +122,7 @@ class Watch:
         if kind == "ended":
             self._ended = message
         elif kind == "running":
-            self.claims.move("run", self.claim)
+            self._runs = True
         elif kind == "finalizing":
             self._finalize_asked = True
 
@@ -131,12 +132,12 @@ class Watch:
             self._lost = True
             return
         wish = "drain" if self.draining.is_set() else "pause" if status == "pausing" else "run"
-        if wish == "run" and self._finalize_asked:
-            # The child may have said `running` while a pause was on: then the row is still starting.
-            if status == "starting":
-                self.claims.move("run", self.claim)
-            if status == "finalizing" or self.claims.move("finalize", self.claim):
-                wish = "finalize"
+        # The row follows what the child has said, now or as soon as the database answers and no pause is on.
+        if wish == "run" and status == "starting" and self._runs:
+            self.claims.move("run", self.claim)
+        asked = wish == "run" and self._finalize_asked
+        if asked and (status == "finalizing" or self.claims.move("finalize", self.claim)):
+            wish = "finalize"
         if wish != self._wished:
             self._wished = wish
             self.child.send({"wish": wish})
@@ -166,6 +167,8 @@ class Watch:
         outcome = ended["outcome"]
         claim = self.claim
         log.info("job %s: the child ended with %s", claim.job_id, {k: v for k, v in ended.items() if k != "type"})
+        if self._runs:
+            self.claims.move("run", claim)  # it may have ended before the row said so
         if outcome == "succeeded":
             self.claims.succeed(claim, ended["best"], ended["last"])
         elif outcome == "stopped":

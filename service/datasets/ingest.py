@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from service.datasets.schemas import RowError
-from service.domain.base import canonical_json, pointer
+from service.domain.base import canonical_json, own_faults, pointer
 from service.domain.dataset import ROWS, PromptRow
 from service.errors import BadRequest, Invalid
 from service.grader_checks import grader_faults
@@ -29,22 +29,31 @@ async def decoded(stream: AsyncIterator[bytes], encoding: str, digest: Any) -> A
         raise BadRequest(
             f"the Content-Encoding '{encoding}' is not supported; send gzip or none", code="unsupported_encoding"
         )
-    inflate = zlib.decompressobj(16 + zlib.MAX_WBITS) if encoding == "gzip" else None
+    inflate = _gunzip() if encoding == "gzip" else None
     async for piece in stream:
         digest.update(piece)
         if inflate is None:
             yield piece
             continue
         try:
-            # A bounded piece at a time, so that a bomb meets the line limit and not the memory.
-            data = inflate.decompress(piece, 1 << 20)
-            while data:
-                yield data
-                data = inflate.decompress(inflate.unconsumed_tail, 1 << 20)
+            rest = piece
+            while rest:
+                if inflate.eof:  # a gzip file may have several members (RFC 1952 §2.2): `cat a.gz b.gz`, bgzip
+                    rest = rest.lstrip(b"\0")  # padding, which gzip passes over too
+                    if not rest:
+                        break
+                    inflate = _gunzip()
+                # A bounded piece at a time, so that a bomb meets the line limit and not the memory.
+                yield inflate.decompress(rest, 1 << 20)
+                rest = inflate.unconsumed_tail or inflate.unused_data
         except zlib.error as error:
             raise BadRequest(f"the body is not valid gzip: {error}", code="invalid_gzip") from None
     if inflate is not None and not inflate.eof:
         raise BadRequest("the gzip body ends too early", code="invalid_gzip")
+
+
+def _gunzip() -> Any:
+    return zlib.decompressobj(16 + zlib.MAX_WBITS)
 
 
 async def lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -63,7 +72,7 @@ async def lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             yield part.removeprefix(b"\xef\xbb\xbf") if first else part
             first = False
     if rest:
-        yield rest
+        yield rest.removeprefix(b"\xef\xbb\xbf") if first else rest
 
 
 @dataclass(slots=True)
@@ -87,9 +96,10 @@ class RowReader:
             row = ROWS[self.kind].validate_json(raw)
             text = canonical_json(row.model_dump(mode="json", exclude_unset=True))
         except ValidationError as error:
-            for item in error.errors(include_url=False):
+            found = own_faults(error.errors(include_url=False))
+            for item in found:
                 self._fault(pointer(item["loc"], _parsed(raw)), item["type"], item["msg"].removeprefix("Value error, "))
-            self.error_count -= len(error.errors()) - 1  # count lines, not faults
+            self.error_count -= len(found) - 1  # count lines, not faults
             return None
         except ValueError as error:  # NaN or infinity inside free JSON
             self._fault("", "invalid_number", f"the line holds a number that JSON does not have: {error}")
@@ -111,5 +121,5 @@ class RowReader:
 def _parsed(raw: bytes) -> Any:
     try:
         return json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

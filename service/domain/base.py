@@ -30,16 +30,11 @@ class Value(BaseModel):
             return handler(data)
         except ValidationError as error:
             details = error.errors(include_url=False)
-            faults = [item for item in details if item["type"] != _FOLLOWS_FROM_ANOTHER]
-            if faults == details and not any(_is_unknown_field(item) for item in details):
+            if not any(_is_unknown_field(item) for item in details):
                 raise
             raise ValidationError.from_exception_data(
-                cls.__name__, [_line(item, cls.model_fields.keys()) for item in faults]
+                cls.__name__, [_line(item, cls.model_fields.keys()) for item in details]
             ) from None
-
-
-_FOLLOWS_FROM_ANOTHER = "default_factory_not_called"
-"""Pydantic's complaint about a default that it could not work out because another field is wrong: nothing to be done about."""
 
 
 def _is_unknown_field(item: Any) -> bool:
@@ -59,13 +54,13 @@ def _custom(kind: str, message: str) -> PydanticCustomError:
     return PydanticCustomError(kind, message)
 
 
-def nearest(name: str, known: Any) -> str:
+def nearest(name: str, known: Any, what: str = "fields") -> str:
     """`; did you mean 'x'?` for the known name most like `name`, or the known names when none is."""
     names = sorted(str(item) for item in known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
         return f"; did you mean '{close[0]}'?"
-    return f"; known fields: {', '.join(names)}" if names else ""
+    return f"; known {what}: {', '.join(names)}" if names else ""
 
 
 def refuse(*problems: tuple[Loc, str, str]) -> NoReturn:
@@ -76,6 +71,11 @@ def refuse(*problems: tuple[Loc, str, str]) -> NoReturn:
     )
 
 
+def whole_number(text: str) -> int | None:
+    """The number that `text` spells in ASCII digits, if it fits 64 bits ('²' is a digit to `str.isdigit`, and no number)."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
+
+
 def canonical_json(value: Any) -> str:
     """The one spelling of a JSON value: sorted keys, no spaces, UTF-8, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -84,6 +84,11 @@ def canonical_json(value: Any) -> str:
 def content_hash(value: Any) -> str:
     """sha256 (hex) of the canonical JSON of `value`."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def own_faults(details: Sequence[Any]) -> list[Any]:
+    """Pydantic's errors without those that only follow from another one (a default that another field would have given)."""
+    return [item for item in details if item["type"] != "default_factory_not_called"]
 
 
 def pointer(loc: Sequence[int | str], body: Any) -> str:

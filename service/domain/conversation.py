@@ -19,7 +19,8 @@ Text = Annotated[str, AfterValidator(_no_nul)]
 """Text that Postgres can hold."""
 
 NonEmptyText = Annotated[Text, StringConstraints(min_length=1)]
-Name = Annotated[Text, StringConstraints(min_length=1, max_length=200, strip_whitespace=True)]
+# Constraints stand before the validator: after it, pydantic would count the characters before it strips them.
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True), AfterValidator(_no_nul)]
 
 
 class Message(Value):

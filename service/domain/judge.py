@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
@@ -13,6 +13,7 @@ from service.domain.conversation import Text
 
 def _http_url(url: str) -> str:
     parts = urlsplit(url)
+    _ = parts.port  # raises for one that is no number up to 65535
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("give an address such as https://host/v1 (http or https, with a host)")
     if parts.username or parts.password or parts.query or parts.fragment:
@@ -40,40 +41,13 @@ class JudgeEndpoint(Value):
     model: Annotated[Text, StringConstraints(min_length=1, max_length=500)]
 
 
-StructuredOutput = Literal["auto", "on", "off"]
-"""Whether a reply's form is sent as `response_format` too: where the first question shows that it works, always, or never."""
-
-Tokens = Annotated[int, Field(ge=16, le=100_000)]
-
-
 class JudgeSampling(Value):
-    """Sampling parameters that are sent under their own names; null ones are not sent.
-
-    Models that reason take `max_completion_tokens` in place of `max_tokens`, and no temperature: where the former, or
-    `reasoning_effort`, is given, the default of the latter is null.
-    """
+    """Sampling parameters that are sent as they are; absent ones are not sent."""
 
     temperature: Annotated[float, Field(ge=0, le=2)] | None = 0.0
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    max_tokens: Tokens | None = 1024
+    max_tokens: Annotated[int, Field(ge=16, le=100_000)] = 1024
     seed: int | None = None
-    max_completion_tokens: Tokens | None = None
-    reasoning_effort: Annotated[Text, StringConstraints(pattern=r"^[a-z]{1,20}$")] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _defaults_that_fit(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            for name, other in (("max_completion_tokens", "max_tokens"), ("reasoning_effort", "temperature")):
-                if data.get(name) is not None:
-                    data = {other: None, **data}
-        return data
-
-    @model_validator(mode="after")
-    def _one_limit(self) -> JudgeSampling:
-        if self.max_tokens is not None and self.max_completion_tokens is not None:
-            refuse((("max_tokens",), "contradiction", "give 'max_tokens' or 'max_completion_tokens', not both"))
-        return self
 
 
 PROMPT_VERSION = 2
@@ -110,7 +84,7 @@ Examples = Annotated[list[JudgeExample], Field(max_length=32)]
 
 
 class JudgeConfig(Value):
-    """What decides a verdict; each change of it is a new revision. Defaults are what stored revisions without a field meant.
+    """What decides a verdict; each change of it is a new revision.
 
     `endpoint` or `model`: somebody's server, or a registered model that this service's own workers run. `batch`: how many
     criteria of one completion go into one question.
@@ -124,7 +98,6 @@ class JudgeConfig(Value):
     votes: Votes = 1
     confidence: Confidence = "verbal"
     batch: Batch = 1
-    structured_output: StructuredOutput = "off"
 
     @model_validator(mode="after")
     def _one_place(self) -> JudgeConfig:
@@ -132,51 +105,17 @@ class JudgeConfig(Value):
             refuse(((), "one_of", "give exactly one of 'endpoint' (an address) and 'model' (a registered model)"))
         return self
 
-    @model_validator(mode="after")
-    def _consistent(self) -> JudgeConfig:
-        if self.confidence == "logprob" and self.batch > 1:
-            refuse(
-                (
-                    ("batch",),
-                    "contradiction",
-                    "confidence 'logprob' reads the probabilities of one verdict that no other was written before; leave 'batch' at 1",
-                )
-            )
-        if self.confidence == "votes" and self.votes < 2:
-            refuse(
-                (
-                    ("votes",),
-                    "contradiction",
-                    "confidence 'votes' is the agreement of at least two votes; raise 'votes'",
-                )
-            )
-        return self
-
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that change whenever anything here does; stored with every cell.
-
-        What a revision of an earlier release could not say does not count while it says what was done then, so that the same
-        question keeps its fingerprint.
-        """
-        told = self.model_dump(mode="json")
-        for part, name, then in _ADDED:
-            here = told[part] if part else told
-            if here[name] == then:
-                del here[name]
-        return content_hash(told)[:16]
+        """16 hex digits that change whenever anything here does; stored with every cell."""
+        return content_hash(self.model_dump(mode="json"))[:16]
 
 
-_ADDED: tuple[tuple[str, str, Any], ...] = (
-    ("", "model", None),
-    ("", "examples", []),
-    ("", "batch", 1),
-    ("", "structured_output", "off"),
-    ("prompt", "version", 1),
-    ("sampling", "max_completion_tokens", None),
-    ("sampling", "reasoning_effort", None),
-)
-"""Fields that came later, with what was done before: the defaults of stored revisions. New judges get others."""
+class RateLimit(Value):
+    """How many requests and tokens a minute the endpoint takes, over all workers; null is no limit."""
+
+    requests_per_minute: Annotated[float, Field(gt=0, le=10_000_000)] | None = None
+    tokens_per_minute: Annotated[float, Field(gt=0, le=100_000_000_000)] | None = None
 
 
 class JudgeLimits(Value):
@@ -186,6 +125,7 @@ class JudgeLimits(Value):
     """
 
     concurrency: Annotated[int, Field(ge=1, le=1024)] = 16
+    rate_limit: RateLimit | None = None
     timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 4
     deadline_s: Annotated[float, Field(gt=0, le=86_400)] = 120.0

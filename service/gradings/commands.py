@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.db.queries import grading_items as item_queries
 from service.db.queries import gradings as queries
 from service.db.queries import jobs as job_queries
 from service.db.tables import Grading
@@ -50,8 +51,8 @@ async def create_grading(session: AsyncSession, caller: Caller, spec: GradingSpe
     if given is not None:
         await given.store(session, grading)
     if spec.completions is not None:
-        values = {"grading_id": grading_id, "project_id": project, "ids": spec.completions, "reuse": spec.reuse_cells}
-        await session.execute(queries.ADD_COMPLETIONS, values)
+        common = {"grading_id": grading_id, "project_id": project, "by_version": content is None}
+        await session.execute(item_queries.ADD_COMPLETIONS, {**common, "ids": spec.completions})
     await session.execute(queries.wake(grading_id))
     await session.refresh(grading)
     return grading

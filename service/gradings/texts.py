@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.db.queries import gradings as queries
+from service.db.queries import grading_items as item_queries
 from service.db.tables import Grading
 from service.domain.criteria import criteria_of, criterion_weights
 from service.domain.dataset import PromptRow, prompt_view
@@ -98,7 +98,7 @@ class GivenTexts:
                 {"position": position, "group_key": item.group_key, "prompt": item.prompt, "text": item.text}
                 for position, item in enumerate(self.texts[start : start + TEXTS_AT_ONCE], start)
             ]
-            await session.execute(queries.ADD_TEXTS, {**common, "rows": json.dumps(rows, ensure_ascii=False)})
+            await session.execute(item_queries.ADD_TEXTS, {**common, "rows": json.dumps(rows, ensure_ascii=False)})
 
 
 def _lookup(view: dict[str, Any], name: str) -> Any:

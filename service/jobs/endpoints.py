@@ -12,6 +12,7 @@ from service.db.queries import jobs as queries
 from service.db.queries import records
 from service.db.tables import Job, JobEvent, JobLog
 from service.deps import CallerDep, Listing, PageDep, ServicesDep, SessionDep, SortDep
+from service.domain.base import whole_number
 from service.domain.job import JobSpec
 from service.domain.job_state import State
 from service.errors import Invalid
@@ -103,11 +104,12 @@ async def list_events(
     """A job's events in order; with `Accept: text/event-stream` they are streamed, resuming after `Last-Event-ID`."""
     start = after_seq or 0
     if last_event_id:
-        if not last_event_id.isdigit():
+        number = whole_number(last_event_id)
+        if number is None:
             raise Invalid(
                 "Last-Event-ID is the `id` of an event, a number", code="invalid_last_event_id", param="Last-Event-ID"
             )
-        start = int(last_event_id)
+        start = number
     if "text/event-stream" in request.headers.get("accept", ""):
         stream = stream_events(services.database, request.app.state.feed, job.id, start)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

@@ -20,6 +20,8 @@ from service.problems import validation_problem
 
 judges = router("judges")
 
+_LIFTED_BY_NULL = {"rate_limit"}
+
 
 async def _find(session: SessionDep, caller: CallerDep, judge_id: str) -> tuple[Judge, JudgeRevision]:
     found = (await session.execute(queries.heads(caller.project_id).where(Judge.id == judge_id))).first()
@@ -100,7 +102,7 @@ async def patch_judge(
     _refuse_nulls(body)
     if body.name is not None:
         judge.name = body.name
-    limits = {name: value for name in JudgeLimits.model_fields if (value := getattr(body, name)) is not None}
+    limits = {name: getattr(body, name) for name in JudgeLimits.model_fields if name in body.model_fields_set}
     judge.limits = JudgeLimits.model_validate({**judge.limits, **limits}).model_dump(mode="json")
     config: dict[str, Any] = dict(current.config)
     if body.endpoint is not None:
@@ -134,7 +136,7 @@ def _checked(config: dict[str, Any]) -> JudgeConfig:
 
 
 def _refuse_nulls(body: JudgePatch) -> None:
-    for name in body.model_fields_set:
+    for name in body.model_fields_set - _LIFTED_BY_NULL:
         if getattr(body, name) is None:
             raise Invalid.at(f"/{name}", "null", f"'{name}' cannot be null; leave it out to keep it")
 

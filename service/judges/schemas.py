@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, model_validator
 
 from service.db.tables import Judge, JudgeRevision
 from service.domain.base import Value
@@ -21,13 +22,22 @@ from service.domain.judge import (
     JudgePrompt,
     JudgeSampling,
     PromptVersion,
-    StructuredOutput,
+    RateLimit,
     Url,
     Votes,
 )
 
-OF_REVISION = ("sampling", "prompt", "examples", "votes", "confidence", "batch", "structured_output")
+OF_REVISION = ("sampling", "prompt", "examples", "votes", "confidence", "batch")
 """What decides verdicts, beside where the judge is."""
+
+
+def _fits_a_header(key: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[!-~]+", key.get_secret_value()):
+        raise ValueError("an API key is printable ASCII without spaces: it is sent in the Authorization header")
+    return key
+
+
+Secret = Annotated[SecretStr, Field(max_length=10_000), AfterValidator(_fits_a_header)]
 
 
 class EndpointIn(Value):
@@ -35,7 +45,7 @@ class EndpointIn(Value):
 
     base_url: Url
     model: Annotated[Text, Field(min_length=1, max_length=500)]
-    api_key: SecretStr | None = None
+    api_key: Secret | None = None
 
 
 class PromptIn(JudgePrompt):
@@ -55,7 +65,6 @@ class JudgeIn(JudgeLimits):
     votes: Votes = 1
     confidence: Confidence = "verbal"
     batch: Batch = 1
-    structured_output: StructuredOutput = "auto"
 
     @model_validator(mode="after")
     def _consistent(self) -> JudgeIn:
@@ -78,11 +87,11 @@ class EndpointPatch(Value):
 
     base_url: Url | None = None
     model: Annotated[Text, Field(min_length=1, max_length=500)] | None = None
-    api_key: SecretStr | None = None
+    api_key: Secret | None = None
 
 
 class JudgePatch(Value):
-    """Changes; absent fields stay. What decides verdicts makes a new revision."""
+    """Changes; absent fields stay, and a null `rate_limit` lifts it. What decides verdicts makes a new revision."""
 
     name: Name | None = None
     endpoint: EndpointPatch | None = None
@@ -92,8 +101,8 @@ class JudgePatch(Value):
     votes: Votes | None = None
     confidence: Confidence | None = None
     batch: Batch | None = None
-    structured_output: StructuredOutput | None = None
     concurrency: Annotated[int, Field(ge=1, le=1024)] | None = None
+    rate_limit: RateLimit | None = None
     timeout_s: Annotated[float, Field(gt=0, le=3600)] | None = None
     max_attempts: Annotated[int, Field(ge=1, le=20)] | None = None
     deadline_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
@@ -136,8 +145,8 @@ class JudgeOut(BaseModel):
     votes: int
     confidence: str
     batch: int = 1
-    structured_output: str = "off"
     concurrency: int
+    rate_limit: RateLimit | None
     timeout_s: float
     max_attempts: int
     deadline_s: float
@@ -148,6 +157,7 @@ class JudgeOut(BaseModel):
     @classmethod
     def of(cls, row: Judge, revision: JudgeRevision) -> JudgeOut:
         """From its rows."""
+        limits = JudgeLimits.model_validate(row.limits)
         return cls(
             id=row.id,
             name=row.name,
@@ -158,7 +168,7 @@ class JudgeOut(BaseModel):
             created_at=row.created_at,
             updated_at=row.updated_at,
             **revision.config,
-            **row.limits,
+            **{name: getattr(limits, name) for name in JudgeLimits.model_fields},
         )
 
 

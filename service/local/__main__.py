@@ -21,12 +21,14 @@ def main() -> int:
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     options = parser.parse_args()
     stack = Stack(DataFolder(options.data_dir.expanduser().absolute()), options.host, options.port, options.quiet)
-    signal.signal(signal.SIGINT, stack.on_signal)
-    signal.signal(signal.SIGTERM, stack.on_signal)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, stack.on_signal)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # the terminal was closed, and there is no `nohup`
+        signal.signal(signal.SIGHUP, stack.on_signal)
     try:
         stack.start()
         stack.wait()
-    except StackError as error:
+    except (StackError, OSError) as error:
         sys.stderr.write(f"grape up: {error}\n")
         return 1
     finally:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +21,8 @@ from service.local.account import Account
 BACKOFF_S = (0.2, 5.0)
 STEADY_S = 10.0
 """A program that has run this long starts again at the shortest backoff."""
+
+LOG_LIMIT = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,42 @@ class _Running:
 
 
 @dataclass(slots=True)
+class LogFile:
+    """What a program prints, kept as one file of about `limit` bytes and the one before it (`.1`)."""
+
+    path: Path
+    limit: int = LOG_LIMIT
+    _file: IO[bytes] | None = None
+    _bytes: int = 0
+
+    def write(self, line: bytes) -> None:
+        """Append; what cannot be written (a full disk) is lost, and the next line is tried again."""
+        try:
+            if self._file is None or self._bytes > self.limit:
+                self._open()
+            assert self._file is not None
+            self._file.write(line)
+            self._bytes += len(line)
+        except OSError:
+            self.close()
+
+    def _open(self) -> None:
+        self.close()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists() and self.path.stat().st_size > self.limit:
+            os.replace(self.path, self.path.with_name(self.path.name + ".1"))
+        self._file = self.path.open("ab", buffering=0)
+        self._bytes = self.path.stat().st_size
+
+    def close(self) -> None:
+        """Close the file; the next `write` opens it again."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._file = None
+
+
+@dataclass(slots=True)
 class Supervisor:
     """Holds the programs of one data folder.
 
@@ -65,6 +103,7 @@ class Supervisor:
     _running: dict[str, _Running] = field(default_factory=dict)
     _stopping: bool = False
     _listed: str = ""
+    _list_at: float = 0.0
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def start(self, program: Program) -> None:
@@ -77,9 +116,8 @@ class Supervisor:
         account = program.account
         switch = account is not None and account.switch
         uid, gid = (account.uid, account.gid) if account and switch else (-1, -1)
-        wrapper = [str(lifeline.__file__), str(int(program.death_signal)), str(uid), str(gid), str(os.getpid()), "--"]
         process = subprocess.Popen(
-            [sys.executable, "-I", *wrapper, *program.argv],
+            [*lifeline.wrapper(program.death_signal, uid, gid), *program.argv],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -95,11 +133,9 @@ class Supervisor:
     def _relay(self, program: Program, process: subprocess.Popen[bytes]) -> None:
         stream: IO[bytes] | None = process.stdout
         assert stream is not None
-        self.logs.mkdir(parents=True, exist_ok=True)
-        path = self.logs / f"{program.role}.log"
-        if path.exists() and path.stat().st_size > 16 << 20:
-            os.replace(path, path.with_suffix(".log.1"))
-        with stream, path.open("ab", buffering=0) as log:
+        log = LogFile(self.logs / f"{program.role}.log")
+        with stream, contextlib.closing(log):
+            # Whatever happens to the log or the terminal, the pipe is read: a program that cannot print would hang.
             for line in stream:
                 log.write(line)
                 if program.echo:
@@ -139,9 +175,14 @@ class Supervisor:
         ]
         entries.extend(_children(self.children))
         text = json.dumps(entries, indent=1)
-        if text != self._listed:
+        if text == self._listed or time.monotonic() < self._list_at:
+            return
+        try:
             write_atomically(self.listing, text)
             self._listed = text
+        except OSError as error:  # a full disk, say: the programs go on, and the list follows
+            self._list_at = time.monotonic() + BACKOFF_S[1]
+            self.write(f"   stack | {self.listing} cannot be written: {error.strerror}")
 
     def stop(self) -> None:
         """Stop every program, last started first, each with its own signal and time-out."""
@@ -184,11 +225,15 @@ def write_atomically(path: Path, text: str, mode: int = 0o600) -> None:
     """Write a file that readers see whole or not at all."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(draft, path)
+    try:
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(draft, path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def _ending(code: int) -> str:

@@ -62,10 +62,15 @@ class Stack:
     _held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def say(self, line: str) -> None:
-        """One line for the person who watches."""
-        if not self.quiet:
+        """One line for the person who watches. If nobody does any more (`| head`, a closed terminal), the stack goes on."""
+        if self.quiet:
+            return
+        try:
             sys.stdout.write(line + "\n")
             sys.stdout.flush()
+        except OSError:
+            self.quiet = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has to go somewhere
 
     def start(self) -> None:
         """Everything, in order; returns when `/readyz` has answered and the credentials are written."""
@@ -88,9 +93,9 @@ class Stack:
         self._supervisor.start(self._api())
         for role in WORKERS:
             self._supervisor.start(self._worker(role))
-        self._wait_ready()
-        self.folder.write_credentials(self.base_url, api_key)
-        self._announce()
+        if self._wait_ready():
+            self.folder.write_credentials(self.base_url, api_key)
+            self._announce()
 
     def _settings(self, secrets: dict[str, str]) -> dict[str, str]:
         """The children's environment: ours, and the settings that it leaves open."""
@@ -178,7 +183,8 @@ class Stack:
         ]  # fmt: skip
         return Program(role, argv, self._env, stop_timeout_s=60)
 
-    def _wait_ready(self, timeout_s: float = 90) -> None:
+    def _wait_ready(self, timeout_s: float = 90) -> bool:
+        """Until `/readyz` answers; false if somebody has asked to stop before that."""
         assert self._supervisor is not None
         deadline = time.monotonic() + timeout_s
         last = "no answer yet"
@@ -187,13 +193,14 @@ class Stack:
             try:
                 answer = httpx.get(f"{self.base_url}/readyz", timeout=5, trust_env=False)
                 if answer.status_code == 200:
-                    return
+                    return True
                 last = answer.text
             except httpx.HTTPError as error:
                 last = str(error) or type(error).__name__
             if time.monotonic() > deadline:
                 raise StackError(f"the API did not become ready within {timeout_s:.0f} s: {last}")
             time.sleep(0.1)
+        return False
 
     def _announce(self) -> None:
         self.say("")

@@ -97,9 +97,8 @@ def read_config(folder: Path) -> dict[str, object]:
 
 
 async def _from_checkpoint(session: AsyncSession, caller: Caller, model: Model, checkpoint_id: str) -> None:
-    checkpoint = await session.scalar(
-        select(Checkpoint).where(Checkpoint.project_id == caller.project_id, Checkpoint.id == checkpoint_id)
-    )
+    statement = select(Checkpoint).where(Checkpoint.project_id == caller.project_id, Checkpoint.id == checkpoint_id)
+    checkpoint = await session.scalar(statement.with_for_update(read=True))  # its job may be pruning it
     if checkpoint is None:
         raise Invalid.at("/source/checkpoint", "not_found", f"there is no checkpoint '{checkpoint_id}'")
     job = await session.get(Job, checkpoint.job_id)

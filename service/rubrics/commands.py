@@ -17,6 +17,8 @@ from service.operation import Caller
 from service.rubrics.includes import Resolved, resolve
 from service.rubrics.schemas import RubricIn, RubricPatch, VersionIn
 
+ALIAS_LENGTH = 64
+
 
 async def create_rubric(session: AsyncSession, caller: Caller, body: RubricIn) -> tuple[Rubric, RubricVersion]:
     """A head with version 1."""
@@ -97,9 +99,12 @@ async def patch_head(session: AsyncSession, head: Rubric, body: RubricPatch) -> 
 
 async def point_alias(session: AsyncSession, head: Rubric, alias: str, number: int) -> None:
     """Point an alias at a version that exists. The head must be locked."""
-    if alias.isdigit() or alias == "latest" or not alias.replace("-", "").replace("_", "").isalnum():
+    plain = alias.replace("-", "").replace("_", "").isalnum()
+    if alias.isdigit() or alias == "latest" or not plain or len(alias) > ALIAS_LENGTH:
         raise Invalid.at(
-            "/alias", "invalid_alias", "an alias is letters, digits, - and _, no mere number, and not 'latest'"
+            "/alias",
+            "invalid_alias",
+            f"an alias is at most {ALIAS_LENGTH} letters, digits, - and _, no mere number, and not 'latest'",
         )
     if await session.scalar(queries.version(head.id, number)) is None:
         raise Invalid.at(

@@ -48,7 +48,7 @@ class ValidateIn(Value):
 class AliasIn(Value):
     """Where an alias points."""
 
-    version: Annotated[int, Field(ge=1)]
+    version: Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class RubricOut(BaseModel):

@@ -130,6 +130,15 @@ def test_level_criterion_may_be_scaled_by_the_batch():
     assert advantages(scaled[1]) == pytest.approx([a / deviation for a in advantages(plain[1])])
 
 
+def test_criteria_that_cancel_out_everywhere_leave_nothing_to_scale():
+    # z_a = −z_b with equal shares: every advantage of the step is 0, and so is their deviation; with an eps, 0/eps = 0
+    two, cells = [CriterionWeight("a", 1.0), CriterionWeight("b", 1.0)], rows([[0.0, 1.0], [1.0, 0.0]])
+    for scale_eps, signal in ((0.0, "no_spread"), (0.01, "ok")):
+        options = ScoringOptions(level="criterion", scale="batch_std", scale_eps=scale_eps)
+        group = score_group(two, cells, options)
+        assert (group.signal, advantages(group)) == (signal, pytest.approx([0, 0]))
+
+
 # --- noise ---
 
 

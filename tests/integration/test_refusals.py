@@ -27,6 +27,15 @@ def test_dangling_ids_and_unknown_fields_at_submit(bench, api, change, pointer, 
     assert len(list(api.pages("/v1/jobs", limit=1000))) == before
 
 
+@pytest.mark.parametrize("value", ["\N{SUPERSCRIPT TWO}".encode("latin-1"), b"9" * 5000, b"-1", b"1.0", b"x"])
+def test_last_event_ids_that_are_no_numbers(bench, api, value):
+    job = bench.submit("sft", training={"steps": 1})
+    with pytest.raises(ApiError) as caught:
+        api.request("GET", f"/v1/jobs/{job}/events", headers={"Last-Event-ID": value})
+    assert (caught.value.status, caught.value.code) == (422, "invalid_last_event_id")
+    api.post(f"/v1/jobs/{job}/cancel")
+
+
 def test_datasets_of_the_wrong_kind_or_empty(bench, api):
     empty = api.post("/v1/datasets", {"name": "e", "kind": "prompts"})["id"]
     for prompts, code in ((empty, "empty_dataset"), (bench.demonstrations(), "wrong_kind")):

@@ -7,11 +7,13 @@ import socket
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import psycopg
 import pytest
 
+from service.local.processes import LogFile, Program, Supervisor
 from tests.support.stack import RunningStack, alive, wait_for
 
 ROLES = {"postgres", "valkey", "api", "training", "grading", "beat"}
@@ -101,6 +103,59 @@ def test_a_half_made_cluster_is_made_again(own):
     assert (own.folder / "postgres" / "PG_VERSION").exists()
 
 
+def test_a_stop_before_everything_is_up_is_a_stop(own):
+    own.start(wait=False)
+    wait_for(lambda: (own.folder / "processes.json").exists() and own.pids("postgres"), 60, "the first server runs")
+    assert own.stop(signal.SIGTERM) == 0
+    assert listed(own) == []
+    assert not (own.folder / "credentials.json").exists()
+    assert "GRAPE is ready" not in own.log()
+
+
+def test_a_terminal_that_is_closed_stops_nothing_until_it_hangs_up(own):
+    """`grape up | head -3`, then a program that has something to say: the pipe is broken, and the stack works on."""
+    own.start(stdout=subprocess.PIPE)
+    for _ in range(3):
+        own.process.stdout.readline()
+    own.process.stdout.close()
+    pid = own.kill("beat")
+    wait_for(lambda: own.pids("beat") and own.pids("beat") != [pid], 20, "beat runs again")
+    with own.client() as api:
+        assert api.get("/v1/jobs")["data"] == []
+    entries = listed(own)
+    assert own.stop(signal.SIGHUP) == 0  # the terminal is closed: everything is stopped in order
+    assert not any(alive(entry["pid"]) for entry in entries)
+    assert listed(own) == []
+
+
+def test_full_disks_stop_no_program(tmp_path):
+    """Logs and the list of processes cannot be written; what a program prints is still taken from it."""
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "talker.log").symlink_to("/dev/full")
+    said = []
+    supervisor = Supervisor(Path("/dev/full/processes.json"), tmp_path, tmp_path / "logs", said.append)
+    program = (
+        f"import pathlib\nfor k in range(20000): print('x' * 50)\npathlib.Path({str(tmp_path / 'done')!r}).touch()"
+    )
+    supervisor.start(Program("talker", [sys.executable, "-c", program], echo=False))
+    try:
+        wait_for((tmp_path / "done").exists, 20, "a megabyte was printed")
+        assert any("processes.json cannot be written" in line for line in said)
+    finally:
+        supervisor.stop()
+
+
+def test_logs_are_bounded(tmp_path):
+    log = LogFile(tmp_path / "a.log", limit=1000)
+    for k in range(100):
+        log.write(b"%099d\n" % k)
+    log.close()
+    now, before = ((tmp_path / name).read_bytes() for name in ("a.log", "a.log.1"))
+    assert max(len(now), len(before)) <= 1100
+    assert (before + now).endswith(b"%099d\n" % 99)
+    assert [int(line) for line in (before + now).split()] == list(range(100 - len(before + now) // 100, 100))
+
+
 @pytest.mark.parametrize("role", ["api", "grading", "training", "valkey", "postgres"])
 def test_a_dead_program_is_started_again_at_its_place(stack, role):
     before = json.loads((stack.folder / "credentials.json").read_text())["base_url"]
@@ -121,9 +176,7 @@ def test_servers_are_closed_to_strangers(stack):
     assert stat.S_IMODE((stack.folder / "secrets.json").stat().st_mode) == 0o600
     assert len(set(secrets.values())) == len(secrets)
     (pid,) = stack.pids("postgres")
-    with open(f"/proc/{pid}/cmdline", "rb") as stream:
-        words = stream.read().decode().split("\0")
-    port = int(next(w for w in words if w.startswith("port=")).removeprefix("port="))
+    port = stack.port("postgres")
     with pytest.raises(psycopg.OperationalError, match="password"):
         psycopg.connect(f"postgresql://postgres:wrong@127.0.0.1:{port}/grape")
     with psycopg.connect(f"postgresql://postgres:{secrets['postgres']}@127.0.0.1:{port}/grape") as connection:

@@ -146,6 +146,23 @@ def test_a_judges_revisions_are_immutable_and_its_secret_is_write_only(api):
         assert caught.value.status == 422
 
 
+def test_a_limited_rate_is_set_changed_and_lifted(api):
+    endpoint = {"base_url": "http://127.0.0.1:1/v1", "model": "m"}
+    body = {"name": "j", "endpoint": endpoint, "rate_limit": {"requests_per_minute": 60}}
+    judge = api.post("/v1/judges", body)
+    assert judge["rate_limit"] == {"requests_per_minute": 60, "tokens_per_minute": None}
+    path = f"/v1/judges/{judge['id']}"
+    assert api.patch(path, {"concurrency": 3})["rate_limit"] == judge["rate_limit"]
+    changed = api.patch(path, {"rate_limit": {"tokens_per_minute": 1000}})
+    assert changed["rate_limit"] == {"requests_per_minute": None, "tokens_per_minute": 1000}
+    lifted = api.patch(path, {"rate_limit": None})
+    assert (lifted["rate_limit"], lifted["revision"]) == (None, 1)
+    for bad in ({"requests_per_minute": 0}, {"tokens_per_minute": -1}, {"requests_per_second": 1}):
+        with pytest.raises(ApiError) as caught:
+            api.patch(path, {"rate_limit": bad})
+        assert caught.value.errors[0]["pointer"].startswith("/rate_limit/")
+
+
 def test_a_secret_is_not_readable_in_the_database(api, stack):
     import psycopg
 

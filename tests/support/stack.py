@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 
+from service import lifeline
 from service.client import GrapeClient
 
 SETTINGS = {
@@ -31,14 +32,24 @@ class RunningStack:
     settings: dict | None = None
     process: subprocess.Popen | None = None
 
-    def start(self, *arguments, wait=True):
-        """Start it, and wait until it is ready."""
+    def start(self, *arguments, wait=True, stdout=None):
+        """Start it, and wait until it is ready. It is stopped if the test process dies."""
         env = {**os.environ, **SETTINGS, **(self.settings or {})}
         with (self.folder.parent / f"{self.folder.name}.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "service.local", "--data-dir", str(self.folder), "--port", "0", *arguments],
+                [
+                    *lifeline.wrapper(signal.SIGTERM),
+                    sys.executable,
+                    "-m",
+                    "service.local",
+                    "--data-dir",
+                    str(self.folder),
+                    "--port",
+                    "0",
+                    *arguments,
+                ],
                 env=env,
-                stdout=log,
+                stdout=stdout or log,
                 stderr=subprocess.STDOUT,
             )
         if wait:
@@ -71,6 +82,12 @@ class RunningStack:
         """Process ids of a role, as processes.json lists them."""
         listed = json.loads((self.folder / "processes.json").read_text())
         return [entry["pid"] for entry in listed if entry["role"] == role]
+
+    def port(self, role):
+        """Where a server of the stack listens."""
+        (pid,) = self.pids(role)
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        return int(next(word for word in words if word.startswith("port=")).removeprefix("port="))
 
     def kill(self, role, sig=signal.SIGKILL):
         """Kill the one process of a role; its pid."""

@@ -11,6 +11,7 @@ from service.domain.job import LoraSpec
 from workers.losses.logprobs import token_logprobs
 from workers.policy.forward import policy_pieces, supervised_pieces
 from workers.policy.generation.sampler import SamplingOptions, choose
+from workers.policy.loading import ModelFiles, load_policy
 from workers.policy.tokenization import TokenizationError, decode, encode_demonstration, encode_prompt, eos_ids_of
 from workers.types import PolicyBatch, SupervisedBatch
 
@@ -104,6 +105,25 @@ def test_a_lora_reference_is_the_model_without_the_adapter(tiny_folder, load):
     assert not torch.allclose(policy.logprobs(batch).logprobs, base.logprobs(batch).logprobs, atol=1e-3)
     trained = sum(p.numel() for p in policy.parameters())
     assert 0 < trained < sum(p.numel() for p in base.parameters())
+
+
+def test_an_adapter_that_was_trained_on_an_adapter_loads(tiny_folder, load, tmp_path):
+    """Two LoRA jobs in a row: the second one's model stands on the first one's, and says what the trained policy said."""
+    files, trained = ModelFiles("mdl_0", tiny_folder, []), None
+    for job in (1, 2):
+        trained = load_policy(
+            files, adapter=LoraSpec(type="lora", r=2), precision="fp32", budget=10_000, seed=job, reference=False
+        )
+        with torch.no_grad():
+            for parameter in trained.parameters():
+                parameter.add_(0.05 * job)
+        folder = tmp_path / str(job)
+        trained.save(folder)
+        files = ModelFiles(f"mdl_{job}", folder, [], base=files)
+    batch = batch_of(sample(load(tiny_folder)))
+    loaded = load_policy(files, adapter=None, precision="fp32", budget=10_000, seed=0, reference=False)
+    assert torch.allclose(loaded.logprobs(batch).logprobs, trained.logprobs(batch).logprobs, atol=1e-4)
+    assert not torch.allclose(loaded.logprobs(batch).logprobs, load(tiny_folder).logprobs(batch).logprobs, atol=1e-2)
 
 
 def test_a_full_reference_is_a_frozen_copy(tiny_folder, load):

@@ -33,7 +33,6 @@ from service.domain.rubric import Criterion
 from service.domain.template import TemplateError, render
 from workers.graders.composite import NoScore, combine, shown
 from workers.graders.similarity import ReferenceTooShort, similarity
-from workers.graders.steps import grade_steps
 
 REGEX_LIMIT_S = 0.5
 MAX_DIGITS = 400
@@ -67,13 +66,7 @@ class GraderFault(Exception):
 
 
 def verify(criterion: Criterion, prompt: Mapping[str, Any], text: str) -> Cell:
-    """The cell of a verifier's criterion; confidence 1. On a step criterion each step is verified as if it stood alone."""
-    if criterion.scope == "step":
-        return grade_steps(criterion, text, lambda step: _verify(criterion, prompt, step))
-    return _verify(criterion, prompt, text)
-
-
-def _verify(criterion: Criterion, prompt: Mapping[str, Any], text: str) -> Cell:
+    """The cell of a verifier's criterion; confidence 1."""
     common: dict[str, Any] = {
         "criterion": criterion.key,
         "grader": criterion.grader.type,

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from service.db.queries import datasets as dataset_queries
-from service.db.queries import gradings as queries
+from service.db.queries import grading_items as item_queries
 from service.domain.dataset import Snapshot
 from service.domain.grading import TEXTS_PER_ROW, graded_texts, prompt_key
-from workers.gradings.rubrics import Rubrics, criteria_for
+from workers.gradings.rubrics import RUBRIC, Rubrics, criteria_for
 from workers.runs.gradings import HeldGrading
 
 CHUNK = 500
@@ -24,13 +24,13 @@ def expand(held: HeldGrading, rubrics: Rubrics, check: Callable[[], None]) -> No
     if "dataset" in source:
         _expand_dataset(held, Snapshot.model_validate(source["dataset"]), source["kind"], check)
     elif not held.grading.expanded:
-        reuse = {"reuse": held.grading.reuse_cells}
+        split = {"by_version": held.grading.resolved[RUBRIC] is None}
         if "job" in source:
-            values = {"job_id": source["job"], "purpose": source["purpose"], **reuse}
-            held.add_items(queries.ADD_JOB, values, expanded=1)
+            values = {"job_id": source["job"], "purpose": source["purpose"], **split}
+            held.add_items(item_queries.ADD_JOB, values, expanded=1)
         elif "grading" in source:
-            held.add_items(queries.ADD_GRADING, {"source_id": source["grading"], **reuse}, expanded=1)
-    held.plan(_count_cells(held, rubrics))
+            held.add_items(item_queries.ADD_GRADING, {"source_id": source["grading"], **split}, expanded=1)
+    held.plan(*_count(held, rubrics))
 
 
 def _expand_dataset(held: HeldGrading, snapshot: Snapshot, kind: str, check: Callable[[], None]) -> None:
@@ -47,15 +47,17 @@ def _expand_dataset(held: HeldGrading, snapshot: Snapshot, kind: str, check: Cal
                 key = f"p:{prompt_key(prompt)}"
                 items.append({"position": position + len(items), "group_key": key, "prompt": prompt, "text": text})
         position += len(items)
-        held.add_items(queries.ADD_TEXTS, {"rows": json.dumps(items, ensure_ascii=False)}, expanded=position)
+        held.add_items(item_queries.ADD_TEXTS, {"rows": json.dumps(items, ensure_ascii=False)}, expanded=position)
 
 
-def _count_cells(held: HeldGrading, rubrics: Rubrics) -> int:
+def _count(held: HeldGrading, rubrics: Rubrics) -> tuple[int, int]:
+    """Items, and cells."""
     kinds = held.kinds_of_prompts()
     if held.grading.reuse_cells:
-        rubrics.load({(kind.rubric_id, kind.rubric_version) for kind in kinds})
-    cells = 0
-    for rubric_id, version, category, tags, criteria, count in kinds:
-        prompt = {"category": category, "tags": tags or [], "criteria": criteria or []}
-        cells += count * len(criteria_for(rubrics.now(rubric_id, version), prompt))
-    return cells
+        rubrics.load_all(kinds)
+    items = cells = 0
+    for kind in kinds:
+        prompt = {"category": kind.category, "tags": kind.tags or [], "criteria": kind.criteria or []}
+        items += kind.items
+        cells += kind.items * len(criteria_for(rubrics.now(kind.rubric_id, kind.rubric_version), prompt))
+    return items, cells

@@ -13,10 +13,10 @@ from service.domain.grade import Cell
 from service.domain.grader import JudgeGrader
 from service.domain.grading import prompt_key
 from service.domain.rubric import Criterion
-from service.domain.scoring import ScoredGroup, score_groups
+from service.domain.scoring import ScoredGroup
 from workers.advantages.group import group_cells
 from workers.graders.verifiers import verify
-from workers.gradings.rubrics import RUBRIC, GradedBy, Rubrics, criteria_for
+from workers.gradings.rubrics import RUBRIC, GradedBy, Rubrics, criteria_for, score_by
 from workers.runs.gradings import Question
 
 TEXTS_PER_QUESTION = 16
@@ -72,7 +72,7 @@ class GroupWork:
         """Rewards and advantages, once the cells are there; a grading has no history."""
         if self._scored is None:
             cells = group_cells(criterion_weights(self.criteria), [member.cells for member in self.members])
-            self._scored = score_groups([cells], self.by.options)[0]
+            self._scored = score_by(cells, self.by)
         return self._scored
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from service.domain.criteria import criterion_weights
 from service.domain.scoring import CriterionWeight, ScoredCell, audit_score
-from service.domain.summary import Summary
+from service.domain.summary import MISSING, Summary
 from workers.gradings.groups import GroupWork
 from workers.gradings.rubrics import Rubrics, criteria_for
 from workers.runs.gradings import HeldGrading
@@ -27,13 +27,13 @@ def count_texts(summary: Summary, group: GroupWork) -> None:
 
 
 def count_stored(held: HeldGrading, rubrics: Rubrics, summary: Summary) -> tuple[int, int]:
-    """What a worker before this one has finished; its cells, and those of them that failed."""
+    """What a worker before this one has finished; its cells, and those of them that have no score."""
     completions, cells = held.stored()
     by_completion: dict[str, list[Any]] = {}
     for cell in cells:
-        by_completion.setdefault(cell.completion_id, []).append(cell)
+        by_completion.setdefault(cell.id, []).append(cell)
     groups: dict[int, str] = {}
-    failed = 0
+    done = failed = 0
     for row in completions:
         groups[row.group_index] = row.signal
         own = by_completion.get(row.id, [])
@@ -43,11 +43,15 @@ def count_stored(held: HeldGrading, rubrics: Rubrics, summary: Summary) -> tuple
         summary.completion(plain_reward=row.plain_reward, audit=audit, coverage=row.coverage, reward=row.reward)
         for cell in own:
             weight = weights[cell.criterion]
-            failed += cell.score is None
             summary.cell(weight.series, cell.status, cell.score, cell.confidence, weight.audit)
+        missing = weights.keys() - {cell.criterion for cell in own}
+        for key in missing:
+            summary.cell(weights[key].series, MISSING, None, None, weights[key].audit)
+        done += len(weights)
+        failed += len(missing) + sum(cell.score is None for cell in own)
     for signal in groups.values():
         summary.group(signal)
-    return len(cells), failed
+    return done, failed
 
 
 def _audit(criteria: Sequence[CriterionWeight], cells: Sequence[Any]) -> float | None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from service.domain.criteria import criteria_of
 from service.domain.grading import scoring_options
 from service.domain.rubric import DEFAULT_AGGREGATION, Aggregation, Criterion, RubricContent
-from service.domain.scoring import ScoringOptions
-from workers.runs.gradings import HeldGrading
+from service.domain.scoring import GroupCells, ScoredGroup, ScoringOptions, score_groups
+from workers.runs.gradings import GradingFailure, HeldGrading
 
 RUBRIC = "rubric"
 """Where the pinned version stands in what a grading has resolved to."""
@@ -24,11 +24,7 @@ class GradedBy:
     version: int
     content: RubricContent
     aggregation: Aggregation
-
-    @property
-    def options(self) -> ScoringOptions:
-        """How its cells become numbers."""
-        return scoring_options(self.aggregation)
+    options: ScoringOptions
 
 
 @dataclass(slots=True)
@@ -39,9 +35,14 @@ class Rubrics:
     _contents: dict[tuple[str, int], RubricContent] = field(default_factory=dict)
     _versions: dict[tuple[str, int], GradedBy] = field(default_factory=dict)
 
-    def load(self, pins: Collection[tuple[str, int]]) -> None:
-        """Read the versions that stored completions were graded by."""
-        unknown = {pin for pin in pins if pin not in self._contents}
+    def load_all(self, kinds: Iterable[Any]) -> None:
+        """Read the versions that stored completions were graded by, and those that their cells were asked by."""
+        pins = {
+            pin
+            for kind in kinds
+            for pin in ((kind.rubric_id, kind.rubric_version), (kind.asked_id, kind.asked_version))
+        }
+        unknown = pins - self._contents.keys()
         if unknown:
             for pin, content in self.held.versions(unknown).items():
                 self._contents[pin] = RubricContent.model_validate(content)
@@ -60,8 +61,17 @@ class Rubrics:
         if pin not in self._versions:
             content = RubricContent.model_validate(pinned["content"]) if pinned else self._contents[pin]
             over = Aggregation.model_validate(self.held.grading.resolved["aggregation"])
-            self._versions[pin] = GradedBy(*pin, content, over.over(content.aggregation.over(DEFAULT_AGGREGATION)))
+            aggregation = over.over(content.aggregation.over(DEFAULT_AGGREGATION))
+            self._versions[pin] = GradedBy(*pin, content, aggregation, scoring_options(aggregation))
         return self._versions[pin]
+
+
+def score_by(cells: GroupCells, by: GradedBy) -> ScoredGroup:
+    """One group that stands alone, without a history. `GradingFailure` for options that its criteria do not allow."""
+    try:
+        return score_groups([cells], by.options)[0]
+    except ValueError as error:
+        raise GradingFailure("rubric_invalid", f"version {by.version} of {by.id}: {error}") from None
 
 
 def criteria_for(by: GradedBy, prompt: Mapping[str, Any]) -> list[Criterion]:

@@ -15,9 +15,10 @@ from service.config import Settings
 from service.queue import Bell
 from workers.gradings.grade import Grader
 from workers.gradings.results import Answer, StoredResults
+from workers.gradings.reuse import Regrader
 from workers.gradings.rubrics import Rubrics
 from workers.runs.cells import channel
-from workers.runs.gradings import GradingClaims, HeldGrading
+from workers.runs.gradings import GradingClaims, GradingFailure, HeldGrading
 from workers.runs.held import StaleFence
 
 log = logging.getLogger(__name__)
@@ -124,6 +125,8 @@ class GradingRunner:
             self._see_through(held, lost)
         except (Stopped, StaleFence):
             log.info("grading %s is left as it stands", held.id)
+        except GradingFailure as failure:
+            self._give_up(held, failure)
         except Exception as error:
             log.exception("grading %s", held.id)
             self._give_up(held, error)
@@ -133,7 +136,10 @@ class GradingRunner:
 
     def _give_up(self, held: HeldGrading, error: Exception) -> None:
         try:
-            self.claims.went_wrong(held, error)
+            if isinstance(error, GradingFailure):
+                held.fail(error.code, error.message)
+            else:
+                self.claims.went_wrong(held, error)
         except StaleFence:
             log.info("grading %s is not ours any more", held.id)
         except Exception as second:  # its lease will lapse
@@ -144,6 +150,11 @@ class GradingRunner:
             if self._stopping.is_set() or lost.is_set():
                 raise Stopped
 
+        if held.grading.reuse_cells:
+            regrader = Regrader(held, Rubrics(held), check)
+            regrader.run()
+            held.succeed(regrader.summary.as_json())
+            return
         is_try = held.grading.purpose == "try"
         results = Answer(held) if is_try else StoredResults(held)
         grader = Grader(

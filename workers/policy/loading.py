@@ -55,17 +55,10 @@ def pick_autocast(precision: str, device: torch.device) -> torch.dtype | None:
 
 def load_model(files: ModelFiles, device: torch.device) -> tuple[Any, Any]:
     """A model in float32 with dropout off, and its tokenizer; an adapter is merged into its base."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    weights = files.base or files
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            weights.folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
-        )
-        if files.base is not None:
-            from peft import PeftModel
-
-            model = PeftModel.from_pretrained(model, files.folder).merge_and_unload()
+        model = _load_weights(files)
         tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises whatever its readers raise; to the user it is one thing
         raise JobFailure(
@@ -73,6 +66,22 @@ def load_model(files: ModelFiles, device: torch.device) -> tuple[Any, Any]:
         ) from error
     # `eval` turns dropout off: a ratio or a reference compared under dropout is noise.
     return model.to(device).eval(), tokenizer
+
+
+def _load_weights(files: ModelFiles) -> Any:
+    """The model, or an adapter merged into its base, which may be an adapter itself."""
+    if files.base is None:
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM.from_pretrained(
+            files.folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
+        )
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(_load_weights(files.base), files.folder).merge_and_unload()
+    if hasattr(model, "peft_config"):
+        del model.peft_config  # what is merged is no adapter any more
+    return model
 
 
 def load_policy(

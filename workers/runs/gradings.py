@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from service.config import JobsSettings
 from service.db.engine import Database
 from service.db.queries import cells as cell_queries
+from service.db.queries import grading_items as item_queries
 from service.db.queries import gradings as queries
 from service.db.queries import jobs as job_queries
 from service.db.queries.rubrics import these_versions
@@ -26,6 +27,14 @@ log = logging.getLogger(__name__)
 
 MAX_BACKOFF_S = 300.0
 T = TypeVar("T")
+
+
+class GradingFailure(Exception):
+    """A grading cannot go on, and trying again would not help: a code and a sentence for the person who asked for it."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.message = code, message
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +129,17 @@ class HeldGrading:
         common = {"grading_id": self.id, "project_id": self.project_id}
         self.transact(lambda session: session.execute(statement, {**common, **values}), expanded=expanded)
 
-    def plan(self, cells: int) -> None:
-        """Make groups of the items; so many cells are to be graded."""
+    def plan(self, items: int, cells: int) -> None:
+        """Make groups of the items; so many items, and so many cells to be graded."""
         values = {"grading_id": self.id, "project_id": self.project_id}
-        self.transact(lambda session: session.execute(queries.PLAN, values), planned=True, cells=cells)
+        known = {"planned": True, "expanded": items, "cells": cells}
+        self.transact(lambda session: session.execute(item_queries.PLAN, values), **known)
+        for name, value in known.items():
+            setattr(self.grading, name, value)
 
     def kinds_of_prompts(self) -> list[Any]:
-        """(rubric, version, category, tags, criteria, number of items) of each kind of prompt."""
-        return self.read(lambda session: list(session.execute(queries.kinds_of_prompts(self.id))))
+        """How many items there are of each kind of prompt and rubric version."""
+        return self.read(lambda session: list(session.execute(item_queries.kinds_of_prompts(self.id))))
 
     def versions(self, pins: Collection[tuple[str, int]]) -> dict[tuple[str, int], dict[str, Any]]:
         """The contents of rubric versions."""
@@ -138,19 +150,19 @@ class HeldGrading:
     def groups(self, status: str, limit: int | None = None) -> list[tuple[int, int]]:
         """(number, size) of the groups in this state, in order."""
         return self.read(
-            lambda session: [tuple(row) for row in session.execute(queries.open_groups(self.id, status, limit))]
+            lambda session: [tuple(row) for row in session.execute(item_queries.open_groups(self.id, status, limit))]
         )
 
     def texts_of(self, numbers: Collection[int]) -> list[Any]:
         """The members of these groups, in order of group and position."""
-        return self.read(lambda session: list(session.execute(queries.texts_of(self.id, numbers))))
+        return self.read(lambda session: list(session.execute(item_queries.texts_of(self.id, numbers))))
 
     def stored(self) -> tuple[list[Any], list[Any]]:
         """What stands already: completions in input order, and their cells."""
 
         def work(session: Session) -> tuple[list[Any], list[Any]]:
-            return list(session.execute(queries.stored_numbers(self.id))), list(
-                session.execute(queries.stored_cells(self.id))
+            return list(session.execute(item_queries.stored_numbers(self.id))), list(
+                session.execute(item_queries.stored_cells(self.id))
             )
 
         return self.read(work)
@@ -181,7 +193,7 @@ class HeldGrading:
             ]
 
         def work(session: Session) -> None:
-            session.execute(queries.mark(self.id, numbers, "asked"))
+            session.execute(item_queries.mark(self.id, numbers, "asked"))
             if batches:
                 session.execute(insert(CellBatch), batches)
                 session.execute(insert(CellRequest), requests)
@@ -197,7 +209,7 @@ class HeldGrading:
 
     def undone(self) -> set[int]:
         """The groups whose judges have not answered."""
-        keys = self.read(lambda session: list(session.scalars(queries.unanswered_keys(self.id))))
+        keys = self.read(lambda session: list(session.scalars(item_queries.unanswered_keys(self.id))))
         return {int(key.partition("/")[0]) for key in keys}
 
     def answers(self, keys: Sequence[str]) -> dict[str, list[dict[str, Cell]]]:
@@ -215,7 +227,7 @@ class HeldGrading:
         """Cells of finished groups, `done` and `failed`, and those that have come for others."""
 
         def work(session: Session) -> None:
-            more = session.execute(queries.PROGRESS, {"grading_id": self.id}).one()
+            more = session.execute(item_queries.PROGRESS, {"grading_id": self.id}).one()
             session.execute(queries.touch(self.id, self.fence, done=done + more.done, failed=failed + more.failed))
 
         self.transact(work)
@@ -237,9 +249,33 @@ class HeldGrading:
         def work(session: Session) -> None:
             copy_rows(session, "completions", completions)
             copy_rows(session, "cells", cells)
-            session.execute(queries.mark(self.id, numbers, "done"))
+            session.execute(item_queries.mark(self.id, numbers, "done"))
             if keys:
                 session.execute(cell_queries.forget(self.id, keys))
+
+        self.transact(work, done=done, failed=failed)
+
+    # --- cells that are there already ---
+
+    def reusable(self, numbers: Collection[int]) -> tuple[list[Any], list[tuple[Any, ...]]]:
+        """The members of these groups, in order of group and position, and their stored cells, in no order."""
+
+        def work(session: Session) -> tuple[list[Any], list[tuple[Any, ...]]]:
+            members = list(session.execute(item_queries.cells_to_reuse(self.id, numbers)))
+            moments = [member.cells_created_at for member in members]
+            values = [list({member.cells_of for member in members}), min(moments), max(moments)]
+            with _driver(session).cursor(binary=True) as cursor:
+                return members, cursor.execute(item_queries.STORED_CELLS, values).fetchall()
+
+        return self.read(work)
+
+    def finish_reused(self, numbers: Collection[int], values: dict[str, Any], *, done: int, failed: int) -> None:
+        """Completions of these groups with their new numbers, in the transaction that ends the groups."""
+        common = {"project_id": self.project_id, "grading_id": self.id, "fence": self.fence}
+
+        def work(session: Session) -> None:
+            _driver(session).execute(item_queries.ADD_REUSED, {**common, **values})
+            session.execute(item_queries.mark(self.id, numbers, "done"))
 
         self.transact(work, done=done, failed=failed)
 
@@ -267,11 +303,15 @@ def copy_rows(session: Session, table: str, rows: Sequence[dict[str, Any]]) -> N
     if not rows:
         return
     columns = list(rows[0])
-    connection: Any = session.connection().connection.driver_connection
     names = ", ".join(f'"{name}"' for name in columns)
-    with connection.cursor() as cursor, cursor.copy(f'COPY "{table}" ({names}) FROM STDIN') as copy:
+    with _driver(session).cursor() as cursor, cursor.copy(f'COPY "{table}" ({names}) FROM STDIN') as copy:
         for row in rows:
             copy.write_row([_stored(row[name]) for name in columns])
+
+
+def _driver(session: Session) -> Any:
+    """The driver's own connection, in the session's transaction: for what goes by the hundred thousand."""
+    return session.connection().connection.driver_connection
 
 
 def _stored(value: Any) -> Any:

@@ -193,14 +193,19 @@ class HeldJob:
         self.transact(work)
         return checkpoint_id
 
-    def unlist_checkpoint(self, checkpoint_id: str) -> None:
-        """Take a checkpoint off the list; its files go afterwards."""
+    def unlist_checkpoint(self, checkpoint_id: str) -> bool:
+        """Take a checkpoint off the list; its files go afterwards. False, and it stays, if it was registered as a model."""
 
-        def work(session: Session) -> None:
+        def work(session: Session) -> bool:
             self.fenced(session)
+            # Locked first: who registers it meanwhile is waited for, and seen by the next statement.
+            location = session.scalar(checkpoint_queries.location(checkpoint_id).with_for_update())
+            if location is None or session.scalar(model_queries.at(location).limit(1)) is not None:
+                return False
             session.execute(delete(Checkpoint).where(Checkpoint.id == checkpoint_id))
+            return True
 
-        self.transact(work)
+        return self.transact(work)
 
 
 def model_folder(model: Model, root: Path) -> Path:

@@ -20,3 +20,8 @@ def latest(job_id: str) -> Select[Checkpoint]:
 def checkpoint(project_id: str, checkpoint_id: str) -> Select[Checkpoint]:
     """One checkpoint."""
     return select(Checkpoint).where(Checkpoint.project_id == project_id, Checkpoint.id == checkpoint_id)
+
+
+def location(checkpoint_id: str) -> Select[str]:
+    """Where its files lie."""
+    return select(Checkpoint.location).where(Checkpoint.id == checkpoint_id)

@@ -5,11 +5,10 @@ Every write of a worker starts with `touch`, under the fence of its claim: a sta
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Delete,
     Executable,
     Select,
@@ -26,7 +25,7 @@ from sqlalchemy import (
 )
 
 from service.db.queries.jobs import now, seconds
-from service.db.tables import CellBatch, CellRow, Completion, Grading, GradingGroup, GradingItem, Outbox
+from service.db.tables import CellBatch, Completion, Grading, GradingGroup, GradingItem, Outbox
 from service.domain.ids import new_id
 
 TASK = "workers.tasks.grading.begin"
@@ -49,47 +48,6 @@ def by_id(project_id: str, grading_id: str) -> Select[Grading]:
 def wake(grading_id: str) -> Executable:
     """The message that a grading waits."""
     return insert(Outbox).values(id=new_id("event"), subject_id=grading_id, task=TASK, queue=QUEUE)
-
-
-ADD_TEXTS: TextClause = text(
-    """
-    INSERT INTO grading_items (grading_id, position, project_id, group_key, prompt, text)
-    SELECT :grading_id, r.position, :project_id, r.group_key, r.prompt, r.text
-    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(position integer, group_key text, prompt jsonb, text text)
-    """
-)
-
-_STORED = """
-    INSERT INTO grading_items (grading_id, position, project_id, group_key, completion_id, completion_created_at)
-    SELECT :grading_id, row_number() OVER (ORDER BY {order}) - 1, :project_id, c.group_id,
-           CASE WHEN :reuse THEN coalesce(c.cells_of, c.id) ELSE c.id END,
-           CASE WHEN :reuse THEN coalesce(c.cells_created_at, c.created_at) ELSE c.created_at END
-    FROM {source}
-"""
-
-ADD_COMPLETIONS: TextClause = text(
-    _STORED.format(
-        order="n.place",
-        source="""unnest(CAST(:ids AS text[])) WITH ORDINALITY AS n(id, place)
-                  JOIN completions c ON c.id = n.id AND c.project_id = :project_id""",
-    )
-)
-"""Named completions, in the order of their names; unknown ones are not there. A completion that was aggregated anew
-stands for the one whose cells it has."""
-
-ADD_JOB: TextClause = text(
-    _STORED.format(
-        order="c.step, c.group_index, c.idx, c.fence",
-        source="""completions c WHERE c.job_id = :job_id AND c.purpose = :purpose AND NOT EXISTS (
-                      SELECT FROM attempts a
-                      WHERE a.job_id = c.job_id AND a.fence > c.fence AND a.resumed_from_step < c.step)""",
-    )
-)
-"""A job's completions that no later attempt has undone, in the order of their list."""
-
-ADD_GRADING: TextClause = text(
-    _STORED.format(order="c.position", source="completions c WHERE c.grading_id = :source_id")
-)
 
 
 def has_completions(
@@ -231,117 +189,3 @@ def leftovers(grading_id: str) -> list[Delete]:
 def forgotten_tries() -> Delete:
     """Tries whose request has died with its process."""
     return delete(Grading).where(Grading.purpose == "try", Grading.created_at < now() - seconds(TRY_LIMIT_S))
-
-
-# --- what it has already ---
-
-
-def stored_numbers(grading_id: str) -> Select[*tuple[Any, ...]]:
-    """The completions of finished groups, with what decides their criteria."""
-    return select(
-        Completion.id,
-        Completion.group_index,
-        Completion.rubric_id,
-        Completion.rubric_version,
-        Completion.prompt,
-        Completion.plain_reward,
-        Completion.reward,
-        Completion.coverage,
-        Completion.signal,
-    ).where(Completion.grading_id == grading_id)
-
-
-def stored_cells(grading_id: str) -> Select[*tuple[Any, ...]]:
-    """Their cells."""
-    own = and_(CellRow.completion_id == Completion.id, CellRow.created_at == Completion.created_at)
-    return (
-        select(CellRow.completion_id, CellRow.criterion, CellRow.status, CellRow.score, CellRow.confidence)
-        .join(Completion, own)
-        .where(Completion.grading_id == grading_id)
-    )
-
-
-# --- its groups ---
-
-PLAN: TextClause = text(
-    """
-    INSERT INTO grading_groups (grading_id, number, project_id, group_key, size, status)
-    SELECT :grading_id, row_number() OVER (ORDER BY min(position)) - 1, :project_id, group_key, count(*), 'waiting'
-    FROM grading_items WHERE grading_id = :grading_id GROUP BY group_key
-    """
-)
-
-
-def kinds_of_prompts(grading_id: str) -> Select[*tuple[Any, ...]]:
-    """How many items there are of each rubric version (of stored completions) and kind of prompt: what decides criteria."""
-    prompt = func.coalesce(GradingItem.prompt, Completion.prompt)
-    parts = [prompt[name] for name in ("category", "tags", "criteria")]
-    return (
-        select(Completion.rubric_id, Completion.rubric_version, *parts, func.count())
-        .select_from(GradingItem)
-        .outerjoin(Completion, _stored())
-        .where(GradingItem.grading_id == grading_id)
-        .group_by(Completion.rubric_id, Completion.rubric_version, *parts)
-    )
-
-
-def _stored() -> ColumnElement[bool]:
-    return and_(Completion.id == GradingItem.completion_id, Completion.created_at == GradingItem.completion_created_at)
-
-
-def open_groups(grading_id: str, status: str, limit: int | None = None) -> Select[int, int]:
-    """Number and size of the groups in this state, in order."""
-    statement = (
-        select(GradingGroup.number, GradingGroup.size)
-        .where(GradingGroup.grading_id == grading_id, GradingGroup.status == status)
-        .order_by(GradingGroup.number)
-    )
-    return statement.limit(limit) if limit else statement
-
-
-def _members(grading_id: str, numbers: Collection[int], columns: Sequence[Any]) -> Select[*tuple[Any, ...]]:
-    return (
-        select(GradingGroup.number, GradingItem.position, *columns)
-        .select_from(GradingGroup)
-        .join(
-            GradingItem,
-            and_(GradingItem.grading_id == GradingGroup.grading_id, GradingItem.group_key == GradingGroup.group_key),
-        )
-        .outerjoin(Completion, _stored())
-        .where(GradingGroup.grading_id == grading_id, GradingGroup.number.in_(numbers))
-        .order_by(GradingGroup.number, GradingItem.position)
-    )
-
-
-def texts_of(grading_id: str, numbers: Collection[int]) -> Select[*tuple[Any, ...]]:
-    """The members of these groups with prompt and text, to be graded."""
-    prompt, text_ = (
-        func.coalesce(GradingItem.prompt, Completion.prompt),
-        func.coalesce(GradingItem.text, Completion.text),
-    )
-    columns = [prompt.label("prompt"), text_.label("text"), GradingItem.completion_id, Completion.group_id]
-    return _members(grading_id, numbers, columns)
-
-
-def mark(grading_id: str, numbers: Collection[int], status: str) -> Executable:
-    """Groups in a new state."""
-    return (
-        update(GradingGroup)
-        .where(GradingGroup.grading_id == grading_id, GradingGroup.number.in_(numbers))
-        .values(status=status)
-    )
-
-
-def unanswered_keys(grading_id: str) -> Select[str]:
-    """The keys of batches that are not done."""
-    return select(CellBatch.key).where(CellBatch.grading_id == grading_id, CellBatch.status != "done")
-
-
-PROGRESS: TextClause = text(
-    """
-    SELECT count(*) AS done, count(*) FILTER (WHERE r.cell ->> 'status' <> 'ok') AS failed
-    FROM cell_batches b JOIN cell_requests r ON r.batch_id = b.id
-    WHERE b.grading_id = :grading_id AND r.cell IS NOT NULL
-    """
-)
-"""Cells that have come for groups that are not finished."""

@@ -24,6 +24,11 @@ def model(project_id: str, model_id: str) -> Select[Model]:
     return all_models(project_id).where(Model.id == model_id)
 
 
+def at(location: str) -> Select[str]:
+    """The models whose files lie there."""
+    return select(Model.id).where(Model.location == location)
+
+
 def values_from_checkpoint(checkpoint: Checkpoint, job: Job) -> dict[str, Any]:
     """The columns of a model that is a checkpoint: its files are hashed and stored, so it is ready at once."""
     files = [CheckpointFile.model_validate(file) for file in checkpoint.files]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.db.tables.base import Base, Created, Id, Json, ProjectId
+from service.db.tables.base import Base, Created, Double, Id, Json, Moment, ProjectId
 
 
 class Judge(Base):
@@ -35,3 +35,34 @@ class JudgeRevision(Base):
     config: Mapped[Json]
     fingerprint: Mapped[str]
     created_at: Mapped[Created]
+
+
+class EndpointState(Base):
+    """An endpoint (address, model, key) as all grading workers share it. No tenant's: who has the key shares its limits."""
+
+    __tablename__ = "judge_endpoints"
+
+    id: Mapped[Id]
+    base_url: Mapped[str]
+    model: Mapped[str]
+    ceiling: Mapped[Double | None]
+    cut_at: Mapped[Moment | None]
+    held_until: Mapped[Moment | None]
+    requests_at: Mapped[Moment | None]
+    tokens_at: Mapped[Moment | None]
+    used_at: Mapped[Created]
+
+
+class EndpointShare(Base):
+    """The calls that one worker may have in flight at an endpoint, until the lease ends."""
+
+    __tablename__ = "judge_shares"
+
+    endpoint_id: Mapped[str] = mapped_column(ForeignKey("judge_endpoints.id", ondelete="CASCADE"), primary_key=True)
+    worker_id: Mapped[str] = mapped_column(primary_key=True)
+    process: Mapped[str | None]
+    concurrency: Mapped[int]
+    timeout_s: Mapped[Double]
+    demand: Mapped[int]
+    slots: Mapped[int]
+    expires_at: Mapped[Moment]

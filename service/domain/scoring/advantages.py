@@ -115,6 +115,9 @@ def _factor(rewards: GroupRewards, options: ScoringOptions, batch_std: float | N
     if options.baseline == "leave_one_out":
         factor *= len(own) / (len(own) - 1)
     if batch_std is not None:
+        # At level `criterion` criteria may differ and cancel out, in every completion of the step: there is nothing to scale.
+        if batch_std + options.scale_eps == 0:
+            return 0.0, "no_spread"
         factor *= 1.0 / (batch_std + options.scale_eps)
     elif options.scale == "group_std" and options.level == "reward":
         factor *= 1.0 / (unbiased_std(own) + options.scale_eps)

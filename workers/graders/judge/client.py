@@ -14,8 +14,7 @@ import httpx
 
 from service.domain.grade import CellStatus
 from service.domain.judge import JudgeConfig, JudgeLimits
-from workers.graders.judge.abilities import Abilities
-from workers.graders.judge.gate import EndpointHeld, Gate, LeaseLapsed, Pass, Terms
+from workers.graders.judge.gate import EndpointHeld, Gate, LeaseLapsed, Pass, Terms, most_late
 
 FINAL = (400, 401, 403, 404, 405, 413, 422)
 """Statuses that the same request will meet again."""
@@ -48,7 +47,6 @@ class Endpoint:
     limits: JudgeLimits
     api_key: str | None
     gate: Gate
-    abilities: Abilities = field(default_factory=Abilities)
     terms: Terms = field(init=False)
     _jitter: random.Random = field(default_factory=random.Random)
 
@@ -74,6 +72,8 @@ class Endpoint:
                     self.terms, tokens=tokens, again=reply.attempts > 0, patience_s=self._left(deadline)
                 ) as slot:
                     deadline = deadline or slot.started + self.limits.deadline_s
+                    if reply.attempts and self._left(deadline) < min(1.0, self.limits.timeout_s / 4):
+                        return self._too_late(reply)
                     reply.attempts += 1
                     wait = await self._attempt(body, reply, slot, self._left(deadline))
                     reply.latency_ms += (time.monotonic() - slot.started) * 1000
@@ -87,11 +87,12 @@ class Endpoint:
             if wait is None or reply.attempts >= self.limits.max_attempts:
                 return reply
             if wait >= self._left(deadline):
-                reply.reason = (
-                    f"{reply.reason}; the next attempt would be after the deadline of {self.limits.deadline_s:g} s"
-                )
-                return reply
+                return self._too_late(reply)
             await asyncio.sleep(wait)
+
+    def _too_late(self, reply: Reply) -> Reply:
+        reply.reason = f"{reply.reason}; the next attempt would be after the deadline of {self.limits.deadline_s:g} s"
+        return reply
 
     def _left(self, deadline: float | None) -> float:
         return self.limits.deadline_s if deadline is None else max(0.0, deadline - time.monotonic())
@@ -107,7 +108,7 @@ class Endpoint:
                     f"{self.config.endpoint.base_url}/chat/completions", json=body, headers=headers, timeout=limit_s
                 )
         except (httpx.TimeoutException, TimeoutError):
-            reply.status, reply.reason = "timeout", f"no answer within {self.limits.timeout_s:g} s"
+            reply.status, reply.reason = "timeout", f"no answer within {limit_s:.3g} s"
             return self._backoff(reply.attempts)
         except httpx.HTTPError as error:
             reply.status, reply.reason = "infra_error", f"{type(error).__name__}: {error}"
@@ -136,7 +137,7 @@ class Endpoint:
 
     def _not_before(self, told: float | None) -> float | None:
         """A little after the time that the endpoint named, so that not all who were told the same come back at once."""
-        return told + self._jitter.uniform(0.01, 0.05 + min(1.0, 0.1 * told)) if told else None
+        return told + self._jitter.uniform(0.01, most_late(told)) if told else None
 
     def _sampling(self) -> dict[str, Any]:
         return self.config.sampling.model_dump(exclude_none=True)

@@ -5,7 +5,8 @@ endpoint). The gate keeps to what it was given: no more calls than slots, none a
 endpoint is held, none before its turn where a rate is limited. Nothing here costs a round trip.
 
 After a 429 half of what is in flight may stay, and comes back by additive steps. The call that was told when to come again
-waits for that (`client`); 429s in a row, without an answer between them, hold the whole endpoint.
+waits for that (`client`). 429s in a row, without an answer between them, hold the whole endpoint; after a hold calls start at
+the pace at which answers came before it, and faster with every second.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ LATE_S = 0.25
 ROW_OF_429 = 2
 """So many 429s without an answer between them hold the endpoint."""
 
+TWICE_AS_FAST_S = 3.0
+PACED_S = 30.0
+"""After a hold the pace doubles every three seconds, and is forgotten after half a minute."""
+
 LONGEST_HOLD_S = 16.0
 """The longest hold of an endpoint that gives no Retry-After."""
 
@@ -43,7 +48,13 @@ class Terms(NamedTuple):
     @classmethod
     def of(cls, limits: JudgeLimits) -> Terms:
         """From a judge's limits."""
-        return cls(limits.concurrency, timeout_s=limits.timeout_s)
+        rate = limits.rate_limit
+        return cls(
+            limits.concurrency,
+            rate.requests_per_minute if rate else None,
+            rate.tokens_per_minute if rate else None,
+            limits.timeout_s,
+        )
 
     def __and__(self, other: Terms) -> Terms:
         """The stricter of both, field by field (of the timeouts the longer: a slot may be in use for so long)."""
@@ -101,6 +112,40 @@ class _Waiter:
     future: asyncio.Future[Pass]
     terms: Terms
     tokens: int
+    patience_s: float
+    again: bool
+
+
+@dataclass(slots=True)
+class _Pace:
+    """How many answers a second the endpoint gave between two holds; calls start no faster than that after the second."""
+
+    rate: float | None = None
+    since: float | None = None
+    answers: int = 0
+    next_start: float = 0.0
+
+    def answered(self) -> None:
+        self.answers += 1
+
+    def held(self, now: float, until: float) -> None:
+        if self.since is not None and now > self.since:
+            measured = self.answers / (now - self.since)
+            self.rate = max(1.0, measured, (self.rate or 0.0) / 2)
+        self.since, self.answers, self.next_start = until, 0, until
+
+    def wait_until(self, now: float) -> float:
+        """When the next call may start; calling it again takes nothing."""
+        if self.since is None:
+            self.since = now
+        if self.rate is None or now > self.since + PACED_S:
+            return now
+        return self.next_start
+
+    def started(self, now: float) -> None:
+        if self.rate is not None and self.since is not None:
+            pause_s = 2.0 ** (-max(0.0, now - self.since) / TWICE_AS_FAST_S) / self.rate
+            self.next_start = max(self.next_start, now - pause_s) + pause_s
 
 
 @dataclass(slots=True, eq=False)
@@ -108,13 +153,13 @@ class Gate:
     """The slots of one endpoint in this process. Used on one event loop; `slots` and `until` are set by who leases them."""
 
     slots: int = 0
-    share: int | None = None
-    """What this process is due; slots above it are given back as calls end."""
+    due: int | None = None
+    """What may be kept; slots above it are given back as calls end."""
     until: float = math.inf
     on_want: Callable[[], None] = lambda: None
     """There are calls without a slot, or turns are needed."""
-    on_limited: Callable[[float], None] | None = None
-    """A call that started at this time got a 429. Without it the gate takes the cut back by itself."""
+    on_limited: Callable[[float, int], None] | None = None
+    """A call that started at this time got a 429, with so many in flight. Without it the gate takes the cut back by itself."""
     clock: Callable[[], float] = time.monotonic
     in_use: int = 0
     held_until: float = 0.0
@@ -124,7 +169,9 @@ class Gate:
     """Tokens used beyond what was set aside (below zero: fewer), until somebody settles them."""
     _waiting: deque[_Waiter] = field(default_factory=deque)
     _terms: Counter[Terms] = field(default_factory=Counter)
+    _pace: _Pace = field(default_factory=_Pace)
     _row: int = 0
+    _row_since: float = math.inf
     _cut_at: float = -math.inf
     _timer: asyncio.TimerHandle | None = None
     _mean_tokens: float | None = None
@@ -171,12 +218,9 @@ class Gate:
         """A slot for one call, when it is its turn; calls that are made again come first.
 
         `tokens` is what the call may take, for a limited rate of tokens. Raises `EndpointHeld` if the endpoint is held for
-        longer than `patience_s`.
+        longer than `patience_s`, or has answered with nothing but 429s for so long.
         """
-        held_s = self.held_until - self.clock()
-        if held_s > patience_s:
-            raise EndpointHeld(held_s)
-        waiter = _Waiter(asyncio.get_running_loop().create_future(), terms, tokens)
+        waiter = _Waiter(asyncio.get_running_loop().create_future(), terms, tokens, patience_s, again)
         self._terms[terms] += 1
         if again:
             self._waiting.appendleft(waiter)
@@ -196,10 +240,10 @@ class Gate:
             self._leave(waiter)
 
     def _leave(self, waiter: _Waiter) -> None:
-        if waiter.future.done() and not waiter.future.cancelled():
+        if waiter.future.done() and not waiter.future.cancelled() and waiter.future.exception() is None:
             self.in_use -= 1
-            if self.share is not None and self.slots > self.share:
-                self.slots = max(self.in_use, self.share)
+            if self.due is not None and self.slots > self.due:
+                self.slots = max(self.in_use, self.due)
         else:
             with suppress(ValueError):
                 self._waiting.remove(waiter)
@@ -216,12 +260,14 @@ class Gate:
         terms = self.terms
         if terms is None:
             return
+        self._disappoint()
         while self._waiting and self.in_use < min(self.slots, terms.concurrency):
             now = self.clock()
             if now >= self.until:
                 return
-            if now < self.held_until:
-                self._again_at(self.held_until)
+            start = max(self.held_until, self._pace.wait_until(now))
+            if now < start:
+                self._again_at(start)
                 return
             if self._waiting[0].future.cancelled():
                 self._waiting.popleft()
@@ -233,7 +279,18 @@ class Gate:
                     return
                 tokens = turn.tokens
             self.in_use += 1
+            self._pace.started(now)
             self._waiting.popleft().future.set_result(Pass(self, now, tokens))
+
+    def _disappoint(self) -> None:
+        """Calls that will not wait for the end of the hold, or for an endpoint that has long given no answer."""
+        held_s, row_s = self.held_until - self.clock(), self.held_until - self._row_since
+        if held_s <= 0:
+            return
+        for waiter in list(self._waiting):
+            if (held_s if waiter.again else row_s) > waiter.patience_s and not waiter.future.done():
+                self._waiting.remove(waiter)
+                waiter.future.set_exception(EndpointHeld(held_s))
 
     def _next_turn(self, now: float) -> Turn | None:
         while self.turns and self.turns[0].at < now - LATE_S:
@@ -254,6 +311,7 @@ class Gate:
     def answered(self) -> None:
         """An answer that is no 429."""
         self._row = 0
+        self._pace.answered()
 
     def used(self, slot: Pass, tokens: int) -> None:
         """The tokens that a call has really taken."""
@@ -264,16 +322,22 @@ class Gate:
 
     def limited(self, slot: Pass, retry_after_s: float | None) -> None:
         """A 429: halve what is in flight, once for all calls that were in flight together."""
+        if self._row == 0:
+            self._row_since = self.clock()
         self._row += 1
         self.used(slot, 0)
         if self._row >= ROW_OF_429:
             wait_s = retry_after_s or min(LONGEST_HOLD_S, 0.5 * 2.0 ** (self._row - ROW_OF_429))
-            self.held_until = max(self.held_until, self.clock() + wait_s)
+            # Calls that were told to come back then are back in the queue by the end of the hold, and go first.
+            now, until = self.clock(), self.clock() + wait_s + most_late(wait_s)
+            if now >= self.held_until:
+                self._pace.held(now, until)
+            self.held_until = max(self.held_until, until)
         if slot.started > self._cut_at:
             self._cut_at = self.clock()
             self.slots = max(1, min(self.slots, self.in_use) // 2)
             if self.on_limited is not None:
-                self.on_limited(slot.started)
+                self.on_limited(slot.started, self.in_use)
             else:
                 self._recover()
 
@@ -293,3 +357,8 @@ class Gate:
 def recovery_per_s(limit: int) -> float:
     """Slots that come back in a second after a 429: a quarter of the limit, so that a half is back after two seconds."""
     return max(1.0, limit / 4)
+
+
+def most_late(wait_s: float) -> float:
+    """Within how many seconds after the time that the endpoint named calls come back, each at a moment of its own."""
+    return 0.05 + min(1.0, 0.1 * wait_s)
