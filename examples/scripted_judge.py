@@ -93,8 +93,8 @@ class ScriptedJudge:
         question = request["messages"][-1]["content"]
         nonce = re.search(r"^The nonce: (\S+)$", question, re.MULTILINE)
         keys = re.findall(r'^- criterion "([^"]+)"', question, re.MULTILINE)
-        answer = re.search(r"The answer to grade:\n(`+)\n(.*?)\n\1\n", question, re.DOTALL)
-        prompt = re.search(r"The prompt:\n(`+)\n(.*?)\n\1\n", question, re.DOTALL)
+        answer = re.search(r"^The answer to grade:\n(`+)\n(.*?)\n\1$", question, re.DOTALL | re.MULTILINE)
+        prompt = re.search(r"^The prompt:\n(`+)\n(.*?)\n\1$", question, re.DOTALL | re.MULTILINE)
         if nonce is None or answer is None or prompt is None:
             await reply(send, 400, {"error": {"message": "this scripted judge reads only this service's questions"}})
             return

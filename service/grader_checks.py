@@ -15,11 +15,24 @@ from service.domain.rubric import Criterion
 def grader_faults(criteria: Sequence[Criterion], place: str) -> list[dict[str, str]]:
     """What is wrong, with pointers below `place`, the pointer of the list of criteria."""
     return [
-        {"pointer": f"{place}/{position}/grader{below}/{field}", "code": code, "message": message}
+        {"pointer": f"{place}/{position}/{field}", "code": code, "message": message}
         for position, criterion in enumerate(criteria)
-        for below, grader in parts_of(criterion.grader).items()
-        for field, code, message in _faults(grader)
+        for field, code, message in (*_separator_faults(criterion), *_grader_faults(criterion))
     ]
+
+
+def _grader_faults(criterion: Criterion) -> Iterator[tuple[str, str, str]]:
+    for below, grader in parts_of(criterion.grader).items():
+        for field, code, message in _faults(grader):
+            yield f"grader{below}/{field}", code, message
+
+
+def _separator_faults(criterion: Criterion) -> Iterator[tuple[str, str, str]]:
+    if criterion.step_separator is not None:
+        try:
+            regex.compile(criterion.step_separator)
+        except regex.error as error:
+            yield "step_separator", "invalid_regex", f"the regular expression does not compile: {error}"
 
 
 def _faults(grader: Any) -> Iterator[tuple[str, str, str]]:

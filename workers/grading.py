@@ -23,6 +23,7 @@ from service.domain.grader import JudgeGrader
 from service.domain.judge import JudgeConfig, JudgeLimits
 from service.domain.rubric import Criterion, RubricContent
 from service.security import Vault
+from workers.graders.judge.abilities import Abilities
 from workers.graders.judge.cell import grade_completion
 from workers.graders.judge.client import Endpoint
 from workers.graders.judge.connections import judge_client
@@ -57,6 +58,7 @@ class GradingEngine:
     _stopping: bool = False
     _client: httpx.AsyncClient | None = None
     _shares: Shares | None = None
+    _abilities: dict[tuple[str, str], Abilities] = field(default_factory=dict)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _held: dict[str, ClaimedBatch] = field(default_factory=dict)
     _in_flight: int = 0
@@ -195,7 +197,8 @@ class GradingEngine:
                 continue
             key = self.vault.hash_key(api_key) if api_key else ""
             gate = self._shares.gate(Address(config.endpoint.base_url, config.endpoint.model, key))
-            found[judge_id] = _Judge(Endpoint(self._client, config, limits, api_key, gate), revision)
+            able = self._abilities.setdefault((config.endpoint.base_url, config.endpoint.model), Abilities())
+            found[judge_id] = _Judge(Endpoint(self._client, config, limits, api_key, gate, able), revision)
         return found
 
     async def _keep_leases(self) -> None:

@@ -16,7 +16,8 @@ judges = typer.Typer(help="Judges: LLMs that score.", no_args_is_help=True)
 
 RUBRIC = ("id", "name", "category", "latest_version", "aliases", "updated_at")
 VERSION = ("rubric", "version", "hash", "message", "author", "created_at")
-JUDGE = ("id", "name", "revision", "fingerprint", "endpoint.base_url", "endpoint.model", "concurrency", "has_api_key")
+JUDGE = ("id", "name", "revision", "fingerprint", "endpoint.base_url", "endpoint.model", "prompt.version", "votes", "confidence",
+         "batch", "structured_output", "concurrency", "has_api_key")  # fmt: skip
 KEY = ("id", "name", "prefix", "scopes", "expires_at", "revoked_at", "last_used_at")
 
 
@@ -140,6 +141,13 @@ def create_judge(
     votes: int = 1,
     requests_per_minute: Annotated[float | None, typer.Option(help="the most requests a minute")] = None,
     tokens_per_minute: Annotated[float | None, typer.Option(help="the most tokens a minute")] = None,
+    confidence: Annotated[str | None, typer.Option(help="verbal, logprob, votes or none")] = None,
+    batch: Annotated[int | None, typer.Option(help="how many criteria share a question")] = None,
+    structured_output: Annotated[str | None, typer.Option(help="auto, on or off")] = None,
+    system: Annotated[str | None, typer.Option(help="what the judge is told beside the rubric")] = None,
+    prompt_version: Annotated[int | None, typer.Option(help="the version of the question's texts")] = None,
+    examples: Annotated[Path | None, typer.Option(help="a JSON or YAML file with a list of graded examples")] = None,
+    file: Annotated[Path | None, typer.Option(help="a JSON or YAML file with further fields, as in the API")] = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
@@ -147,11 +155,19 @@ def create_judge(
     endpoint = {"base_url": url, "model": model}
     if api_key_env:
         endpoint["api_key"] = os.environ.get(api_key_env, "")
+    prompt = {"system": system, "version": prompt_version}
+    rate = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
+    fields = {
+        "confidence": confidence,
+        "batch": batch,
+        "structured_output": structured_output,
+        "prompt": {key: value for key, value in prompt.items() if value is not None} or None,
+        "examples": read_file(examples) if examples else None,
+        "rate_limit": {key: value for key, value in rate.items() if value} or None,
+    }
+    body = {"name": name, "endpoint": endpoint, "concurrency": concurrency, "votes": votes}
+    body |= {**(read_file(file) if file else {}), **{key: value for key, value in fields.items() if value is not None}}
     with client(data_dir) as api:
-        rate = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
-        body = {"name": name, "endpoint": endpoint, "concurrency": concurrency, "votes": votes}
-        if any(rate.values()):
-            body["rate_limit"] = {name: value for name, value in rate.items() if value}
         show(api.post("/v1/judges", body), as_json, JUDGE)
 
 

@@ -30,11 +30,16 @@ class Value(BaseModel):
             return handler(data)
         except ValidationError as error:
             details = error.errors(include_url=False)
-            if not any(_is_unknown_field(item) for item in details):
+            faults = [item for item in details if item["type"] != _FOLLOWS_FROM_ANOTHER]
+            if faults == details and not any(_is_unknown_field(item) for item in details):
                 raise
             raise ValidationError.from_exception_data(
-                cls.__name__, [_line(item, cls.model_fields.keys()) for item in details]
+                cls.__name__, [_line(item, cls.model_fields.keys()) for item in faults]
             ) from None
+
+
+_FOLLOWS_FROM_ANOTHER = "default_factory_not_called"
+"""Pydantic's complaint about a default that it could not work out because another field is wrong: nothing to be done about."""
 
 
 def _is_unknown_field(item: Any) -> bool:

@@ -158,6 +158,18 @@ class JudgeGrader(Value):
     votes: Votes | None = None
     confidence: Confidence | None = None
 
+    @model_validator(mode="after")
+    def _votes_for_their_agreement(self) -> JudgeGrader:
+        if self.confidence == "votes" and self.votes == 1:
+            refuse(
+                (
+                    ("votes",),
+                    "contradiction",
+                    "confidence 'votes' is the agreement of at least two votes; raise 'votes'",
+                )
+            )
+        return self
+
 
 Grader = Annotated[
     ExactGrader

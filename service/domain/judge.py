@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
@@ -41,13 +41,40 @@ class JudgeEndpoint(Value):
     model: Annotated[Text, StringConstraints(min_length=1, max_length=500)]
 
 
+StructuredOutput = Literal["auto", "on", "off"]
+"""Whether a reply's form is sent as `response_format` too: where the first question shows that it works, always, or never."""
+
+Tokens = Annotated[int, Field(ge=16, le=100_000)]
+
+
 class JudgeSampling(Value):
-    """Sampling parameters that are sent as they are; absent ones are not sent."""
+    """Sampling parameters that are sent under their own names; null ones are not sent.
+
+    Models that reason take `max_completion_tokens` in place of `max_tokens`, and no temperature: where the former, or
+    `reasoning_effort`, is given, the default of the latter is null.
+    """
 
     temperature: Annotated[float, Field(ge=0, le=2)] | None = 0.0
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    max_tokens: Annotated[int, Field(ge=16, le=100_000)] = 1024
+    max_tokens: Tokens | None = 1024
     seed: int | None = None
+    max_completion_tokens: Tokens | None = None
+    reasoning_effort: Annotated[Text, StringConstraints(pattern=r"^[a-z]{1,20}$")] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_that_fit(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            for name, other in (("max_completion_tokens", "max_tokens"), ("reasoning_effort", "temperature")):
+                if data.get(name) is not None:
+                    data = {other: None, **data}
+        return data
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> JudgeSampling:
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            refuse((("max_tokens",), "contradiction", "give 'max_tokens' or 'max_completion_tokens', not both"))
+        return self
 
 
 PROMPT_VERSION = 2
@@ -84,7 +111,7 @@ Examples = Annotated[list[JudgeExample], Field(max_length=32)]
 
 
 class JudgeConfig(Value):
-    """What decides a verdict; each change of it is a new revision.
+    """What decides a verdict; each change of it is a new revision. Defaults are what stored revisions without a field meant.
 
     `endpoint` or `model`: somebody's server, or a registered model that this service's own workers run. `batch`: how many
     criteria of one completion go into one question.
@@ -98,6 +125,7 @@ class JudgeConfig(Value):
     votes: Votes = 1
     confidence: Confidence = "verbal"
     batch: Batch = 1
+    structured_output: StructuredOutput = "off"
 
     @model_validator(mode="after")
     def _one_place(self) -> JudgeConfig:
@@ -105,10 +133,51 @@ class JudgeConfig(Value):
             refuse(((), "one_of", "give exactly one of 'endpoint' (an address) and 'model' (a registered model)"))
         return self
 
+    @model_validator(mode="after")
+    def _consistent(self) -> JudgeConfig:
+        if self.confidence == "logprob" and self.batch > 1:
+            refuse(
+                (
+                    ("batch",),
+                    "contradiction",
+                    "confidence 'logprob' reads the probabilities of one verdict that no other was written before; leave 'batch' at 1",
+                )
+            )
+        if self.confidence == "votes" and self.votes < 2:
+            refuse(
+                (
+                    ("votes",),
+                    "contradiction",
+                    "confidence 'votes' is the agreement of at least two votes; raise 'votes'",
+                )
+            )
+        return self
+
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that change whenever anything here does; stored with every cell."""
-        return content_hash(self.model_dump(mode="json"))[:16]
+        """16 hex digits that change whenever anything here does; stored with every cell.
+
+        What a revision of an earlier release could not say does not count while it says what was done then, so that the same
+        question keeps its fingerprint.
+        """
+        told = self.model_dump(mode="json")
+        for part, name, then in _ADDED:
+            here = told[part] if part else told
+            if here[name] == then:
+                del here[name]
+        return content_hash(told)[:16]
+
+
+_ADDED: tuple[tuple[str, str, Any], ...] = (
+    ("", "model", None),
+    ("", "examples", []),
+    ("", "batch", 1),
+    ("", "structured_output", "off"),
+    ("prompt", "version", 1),
+    ("sampling", "max_completion_tokens", None),
+    ("sampling", "reasoning_effort", None),
+)
+"""Fields that came later, with what was done before: the defaults of stored revisions. New judges get others."""
 
 
 class RateLimit(Value):

@@ -168,6 +168,15 @@ class Criterion(Value):
                     "met_is_bad goes with a boolean scale; a number and the values of levels are goodness already",
                 )
             )
+        if isinstance(self.grader, JudgeGrader) and self.grader.confidence == "logprob" and self.scale.type == "unit":
+            refuse(
+                (
+                    ("scale",),
+                    "contradiction",
+                    "confidence 'logprob' compares a few answers by their probabilities, and a unit scale has a continuum of "
+                    "them; take an ordinal scale, e.g. with the labels 1 to 5",
+                )
+            )
         if gives_number(self.grader):
             if self.scale.type != "unit":
                 refuse(

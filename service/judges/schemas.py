@@ -23,11 +23,12 @@ from service.domain.judge import (
     JudgeSampling,
     PromptVersion,
     RateLimit,
+    StructuredOutput,
     Url,
     Votes,
 )
 
-OF_REVISION = ("sampling", "prompt", "examples", "votes", "confidence", "batch")
+OF_REVISION = ("sampling", "prompt", "examples", "votes", "confidence", "batch", "structured_output")
 """What decides verdicts, beside where the judge is."""
 
 
@@ -65,6 +66,7 @@ class JudgeIn(JudgeLimits):
     votes: Votes = 1
     confidence: Confidence = "verbal"
     batch: Batch = 1
+    structured_output: StructuredOutput = "auto"
 
     @model_validator(mode="after")
     def _consistent(self) -> JudgeIn:
@@ -101,6 +103,7 @@ class JudgePatch(Value):
     votes: Votes | None = None
     confidence: Confidence | None = None
     batch: Batch | None = None
+    structured_output: StructuredOutput | None = None
     concurrency: Annotated[int, Field(ge=1, le=1024)] | None = None
     rate_limit: RateLimit | None = None
     timeout_s: Annotated[float, Field(gt=0, le=3600)] | None = None
@@ -145,6 +148,7 @@ class JudgeOut(BaseModel):
     votes: int
     confidence: str
     batch: int = 1
+    structured_output: str = "off"
     concurrency: int
     rate_limit: RateLimit | None
     timeout_s: float

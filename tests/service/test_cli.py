@@ -128,3 +128,21 @@ def test_keys_and_judges(grape):
     updated = as_json(grape("judge", "update", judge["id"], "-", "--json", stdin="votes: 3"))
     assert updated["revision"] == 2
     assert len(as_json(grape("judge", "revisions", judge["id"], "--json"))) == 2
+
+
+def test_what_decides_a_judges_verdicts_from_options_and_files(grape, tmp_path):
+    (tmp_path / "examples.yaml").write_text("- {prompt: q, answer: a, verdict: true, confidence: 0.9}\n")
+    (tmp_path / "judge.yaml").write_text("sampling: {temperature: 0.5}\nmax_attempts: 2\nconfidence: none\n")
+    judge = as_json(
+        grape("judge", "create", "j", "--url", "http://127.0.0.1:9/v1", "--model", "m", "--votes", 2, "--confidence", "votes",
+              "--batch", 4, "--structured-output", "off", "--system", "be strict", "--prompt-version", 1,
+              "--examples", "examples.yaml", "--file", "judge.yaml", "--json")
+    )  # fmt: skip
+    assert judge["prompt"] == {"system": "be strict", "version": 1}
+    assert (judge["votes"], judge["confidence"], judge["batch"], judge["structured_output"]) == (2, "votes", 4, "off")
+    assert (judge["sampling"]["temperature"], judge["max_attempts"]) == (0.5, 2)
+    assert judge["examples"][0]["verdict"] is True
+    refused = grape(
+        "judge", "create", "j", "--url", "http://127.0.0.1:9/v1", "--model", "m", "--confidence", "logprob", "--batch", 2, code=1,
+    )  # fmt: skip
+    assert "leave 'batch' at 1" in refused.stderr

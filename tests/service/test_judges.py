@@ -48,3 +48,61 @@ def test_examples_are_part_of_a_revision(api):
     assert refused(lambda: create(api, examples=[{**EXAMPLE, "verdikt": 1}])) == [
         ("/examples/0/verdikt", "unknown_field")
     ]
+
+
+def test_structured_output_is_probed_unless_it_is_said_otherwise(api):
+    judge = create(api)
+    assert judge["structured_output"] == "auto"
+    path = f"/v1/judges/{judge['id']}"
+    off = api.patch(path, {"structured_output": "off"})
+    assert (off["structured_output"], off["revision"]) == ("off", 2)
+    assert off["fingerprint"] != judge["fingerprint"]
+    assert refused(lambda: create(api, structured_output="maybe")) == [("/structured_output", "literal_error")]
+
+
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ({"confidence": "logprob", "batch": 2}, ("/batch", "contradiction")),
+        ({"confidence": "votes"}, ("/votes", "contradiction")),
+        ({"sampling": {"max_tokens": 100, "max_completion_tokens": 100}}, ("/sampling/max_tokens", "contradiction")),
+        ({"sampling": {"max_tokens": 1}}, ("/sampling/max_tokens", "greater_than_equal")),
+        ({"sampling": {"temprature": 1}}, ("/sampling/temprature", "unknown_field")),
+        ({"batch": 0}, ("/batch", "greater_than_equal")),
+    ],
+)
+def test_what_contradicts_itself_is_refused_when_it_is_saved(api, fields, fault):
+    assert refused(lambda: create(api, **fields)) == [fault]
+    judge = create(api)
+    assert refused(lambda: api.patch(f"/v1/judges/{judge['id']}", fields)) == [fault]
+    assert api.get(f"/v1/judges/{judge['id']}") == judge
+
+
+def test_a_change_is_checked_together_with_what_stays(api):
+    path = f"/v1/judges/{create(api, batch=4)['id']}"
+    assert refused(lambda: api.patch(path, {"confidence": "logprob"})) == [("/batch", "contradiction")]
+    assert api.patch(path, {"confidence": "logprob", "batch": 1})["revision"] == 2
+    assert api.patch(path, {"confidence": "votes", "votes": 3})["revision"] == 3
+
+
+def test_a_model_that_reasons_is_sent_neither_a_temperature_nor_max_tokens(api):
+    sampling = create(api, sampling={"max_completion_tokens": 4000, "reasoning_effort": "high"})["sampling"]
+    assert (sampling["max_tokens"], sampling["temperature"]) == (None, None)
+    assert (sampling["max_completion_tokens"], sampling["reasoning_effort"]) == (4000, "high")
+    assert create(api)["sampling"]["temperature"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("criterion", "fault"),
+    [
+        ({"grader": {"confidence": "votes", "votes": 1}}, ("grader/votes", "contradiction")),
+        ({"grader": {"confidence": "logprob"}, "scale": {"type": "unit"}}, ("scale", "contradiction")),
+    ],
+)
+def test_so_is_a_criterion(api, criterion, fault):
+    grader = {"type": "judge", "judge": create(api)["id"], **criterion["grader"]}
+    content = {"criteria": [{"key": "a", "weight": 1, "text": "t", **criterion, "grader": grader}]}
+    place, code = fault
+    assert refused(lambda: api.post("/v1/rubrics/validate", {"content": content})) == [
+        (f"/content/criteria/0/{place}", code)
+    ]

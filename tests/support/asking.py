@@ -26,8 +26,10 @@ def grade(judge, criteria, *, config=None, limits=None, text="an answer", prompt
     return cells
 
 
-def grade_all(judge, criteria, texts, config=None, limits=None, *, prompt=PROMPT, guidelines="", on_cell=None):
-    """The cells of several completions, graded at once; one dictionary for each text."""
+def grade_all(
+    judge, criteria, texts, config=None, limits=None, *, prompt=PROMPT, guidelines="", on_cell=None, in_turn=False
+):
+    """The cells of several completions, graded at once or `in_turn`, by one worker; one dictionary for each text."""
 
     async def run():
         async with judge_client(["loopback"]) as client:
@@ -40,20 +42,19 @@ def grade_all(judge, criteria, texts, config=None, limits=None, *, prompt=PROMPT
                 None,
                 Gate(16),
             )
-            return await asyncio.gather(
-                *(
-                    grade_completion(
-                        endpoint,
-                        criteria,
-                        judge_id="jdg_1",
-                        revision=1,
-                        guidelines=guidelines,
-                        prompt=prompt,
-                        text=text,
-                        on_cell=on_cell,
-                    )
-                    for text in texts
+            questions = [
+                grade_completion(
+                    endpoint,
+                    criteria,
+                    judge_id="jdg_1",
+                    revision=1,
+                    guidelines=guidelines,
+                    prompt=prompt,
+                    text=text,
+                    on_cell=on_cell,
                 )
-            )
+                for text in texts
+            ]
+            return [await question for question in questions] if in_turn else await asyncio.gather(*questions)
 
     return [{cell.criterion: cell for cell in cells} for cells in asyncio.run(run())]

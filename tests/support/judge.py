@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import threading
 import time
@@ -34,11 +35,38 @@ def verdict(question, value=True, confidence=0.8, reasoning="because"):
     return json.dumps({"nonce": question.nonce, "verdicts": verdicts})
 
 
+def completion(content, finish="stop", logprobs=None, **message):
+    """A whole answer of the endpoint; `logprobs` are the entries of `logprobs.content`."""
+    choice = {"message": {"role": "assistant", "content": content, **message}, "finish_reason": finish}
+    if logprobs is not None:
+        choice["logprobs"] = {"content": logprobs}
+    return 200, {}, {"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}
+
+
+def spoken(*tokens):
+    """An answer token by token: each a text, or (text, {token: probability}) with what else could have stood there."""
+    entries = []
+    for token in tokens:
+        text, others = (token, {token: 1.0}) if isinstance(token, str) else token
+        listed = [
+            {"token": t, "bytes": list(t.encode()), "logprob": math.log(p) if p > 0 else -9999.0}
+            for t, p in others.items()
+        ]
+        mine = next(entry for entry in listed if entry["token"] == text)
+        entries.append({**mine, "top_logprobs": listed})
+    return completion("".join(entry["token"] for entry in entries), logprobs=entries)
+
+
 @dataclass
 class FakeJudge:
-    """`answer(question)` gives the reply's text, or (status, headers, body), or a coroutine of either."""
+    """`answer(question)` gives the reply's text, or (status, headers, body), or a coroutine of either.
+
+    A request with a field among `refuses` is answered with a 400 that names it, as servers do that do not know the field.
+    """
 
     answer: object = verdict
+    refuses: tuple = ()
+    refused: list = field(default_factory=list)
     questions: list = field(default_factory=list)
     in_flight: int = 0
     most_in_flight: int = 0
@@ -75,8 +103,14 @@ class FakeJudge:
             await _reply(send, 200, {}, {"data": []})
             return
         request = json.loads(body)
+        unknown = next((name for name in self.refuses if name in request), None)
+        if unknown:
+            self.refused.append(unknown)
+            message = f"Unsupported parameter: '{unknown}' is not supported with this model."
+            await _reply(send, 400, {}, {"error": {"message": message, "param": unknown}})
+            return
         text = request["messages"][-1]["content"]
-        found = re.search(r"The answer to grade:\n(`+)\n(.*?)\n\1\n", text, re.DOTALL)
+        found = re.search(r"^The (?:answer|step) to grade:\n(`+)\n(.*?)\n\1$", text, re.DOTALL | re.MULTILINE)
         question = Question(
             body=request,
             text=text,

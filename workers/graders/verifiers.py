@@ -33,6 +33,7 @@ from service.domain.rubric import Criterion
 from service.domain.template import TemplateError, render
 from workers.graders.composite import NoScore, combine, shown
 from workers.graders.similarity import ReferenceTooShort, similarity
+from workers.graders.steps import grade_steps
 
 REGEX_LIMIT_S = 0.5
 MAX_DIGITS = 400
@@ -66,7 +67,13 @@ class GraderFault(Exception):
 
 
 def verify(criterion: Criterion, prompt: Mapping[str, Any], text: str) -> Cell:
-    """The cell of a verifier's criterion; confidence 1."""
+    """The cell of a verifier's criterion; confidence 1. On a step criterion each step is verified as if it stood alone."""
+    if criterion.scope == "step":
+        return grade_steps(criterion, text, lambda step: _verify(criterion, prompt, step))
+    return _verify(criterion, prompt, text)
+
+
+def _verify(criterion: Criterion, prompt: Mapping[str, Any], text: str) -> Cell:
     common: dict[str, Any] = {
         "criterion": criterion.key,
         "grader": criterion.grader.type,

@@ -14,6 +14,7 @@ import httpx
 
 from service.domain.grade import CellStatus
 from service.domain.judge import JudgeConfig, JudgeLimits
+from workers.graders.judge.abilities import Abilities
 from workers.graders.judge.gate import EndpointHeld, Gate, LeaseLapsed, Pass, Terms, most_late
 
 FINAL = (400, 401, 403, 404, 405, 413, 422)
@@ -47,6 +48,7 @@ class Endpoint:
     limits: JudgeLimits
     api_key: str | None
     gate: Gate
+    abilities: Abilities = field(default_factory=Abilities)
     terms: Terms = field(init=False)
     _jitter: random.Random = field(default_factory=random.Random)
 

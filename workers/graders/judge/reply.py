@@ -26,6 +26,8 @@ class Verdict:
     score: float
     confidence: float | None
     reasoning: str | None
+    note: str | None = None
+    """What an ok verdict lacks, and why."""
 
 
 @dataclass(frozen=True, slots=True)
