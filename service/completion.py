@@ -53,7 +53,8 @@ class CellOut(BaseModel):
 
 
 class CompletionOut(BaseModel):
-    """One completion; from the cells of its group anyone can compute the numbers again.
+    """One completion; from the cells of its group anyone can compute the numbers again. `imputed` has the scores that stood in
+    for subject nulls (`on_subject_null: lowest_observed`), and only those.
 
     A grading's completion has `grading` in place of `job_id`, neither step nor attempt, and no tokens; `source` names the stored
     completion whose text it is.
@@ -82,6 +83,7 @@ class CompletionOut(BaseModel):
     scale_factor: float | None
     advantage: float | None
     parts: dict[str, float]
+    imputed: dict[str, float]
     signal: str
     revision_of: str | None
     source: str | None
@@ -93,7 +95,7 @@ class CompletionOut(BaseModel):
         """From its rows."""
         same = ("id", "job_id", "purpose", "index", "member", "prompt", "text", "finish_reason",
                 "weighting", "coverage", "reward", "plain_reward", "unscaled_advantage", "scale_factor", "advantage",
-                "parts", "signal", "created_at")  # fmt: skip
+                "parts", "imputed", "signal", "created_at")  # fmt: skip
         sampled = row.job_id is not None
         return cls(
             grading=row.grading_id,

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from service.domain.algorithm import EvaluateConfig, OnPolicyConfig, samples
+from service.domain.algorithm import EvaluateConfig, OnPolicyConfig, option_mismatches, samples, scoring_options
+from service.domain.criteria import criterion_weights
 from service.domain.dataset import DemonstrationRow, PreferenceRow, PromptRow, prompt_view
 from service.domain.job import JobSpec
 from service.domain.job_state import JobFailure
 from service.domain.preference import RewardModelConfig
-from service.domain.rubric import DEFAULT_AGGREGATION, RubricContent
+from service.domain.rubric import DEFAULT_AGGREGATION, Criterion, RubricContent
+from service.domain.scoring import ScoringOptions
 from workers.algorithms import ALGORITHMS
 from workers.algorithms.base import Demonstration, Preference
 from workers.graders.rubric import Desk, RubricGrader, prompt_needs
@@ -137,9 +139,11 @@ def _evaluation(materials: Materials, policy: CausalPolicy) -> Evaluation | None
         assert spec.rollout.group_size is not None
         rubric, data, every = "rubric", "prompts", None
         temperature, samples = spec.rollout.temperature, spec.rollout.group_size
+        options = scoring_options(spec.algorithm.aggregation)
     elif spec.evaluation is not None:
         rubric, data, every = "evaluation_rubric", "evaluation", spec.evaluation.every_steps
         temperature, samples = spec.evaluation.temperature, spec.evaluation.samples
+        options = ScoringOptions(weighting="uniform")
     else:
         return None
     grader = _grader(materials, rubric)
@@ -150,6 +154,7 @@ def _evaluation(materials: Materials, policy: CausalPolicy) -> Evaluation | None
         temperature=temperature,
         samples=samples,
         every_steps=every,
+        options=options,
     )
 
 
@@ -168,6 +173,8 @@ def _prompts(materials: Materials, data: str, policy: CausalPolicy, grader: Rubr
         _check_length(row_id, len(tokens), longest, policy.context_length)
         view = prompt_view(row, row_id)
         _check_criteria(row_id, view, grader)
+        if data == "prompts" and view.get("criteria"):
+            _check_options(materials, row_id, grader.criteria_of(view))
         prompts.append(Prompt(row_id, tokens, view))
     return prompts
 
@@ -185,6 +192,15 @@ def _check_criteria(row_id: str, view: dict[str, Any], grader: RubricGrader) -> 
         if _lookup(view, name) is None:
             message = f"row {row_id} has no '{name.removeprefix('prompt.')}', which a grader of the rubric needs"
             raise JobFailure("data_invalid", message)
+
+
+def _check_options(materials: Materials, row_id: str, criteria: list[Criterion]) -> None:
+    """The row's own criteria allow the job's options, as the rubric's did at submit."""
+    config = materials.spec.algorithm
+    if isinstance(config, OnPolicyConfig | EvaluateConfig):
+        weights = criterion_weights(criteria, materials.resolved.get("judge_votes", {}))
+        for problem in option_mismatches(config, weights):
+            raise JobFailure("data_invalid", f"row {row_id}: {problem.message}")
 
 
 def _lookup(view: dict[str, Any], name: str) -> Any:

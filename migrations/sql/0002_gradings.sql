@@ -89,6 +89,7 @@ CREATE INDEX cell_batches_claim ON cell_batches (priority DESC, created_at, id) 
 -- are, and `reused` which of them count.
 ALTER TABLE completions ALTER COLUMN job_id DROP NOT NULL;
 ALTER TABLE completions ALTER COLUMN finish_reason DROP NOT NULL;
+ALTER TABLE completions ADD COLUMN imputed jsonb NOT NULL DEFAULT '{}';
 ALTER TABLE completions ADD COLUMN grading_id text;
 ALTER TABLE completions ADD COLUMN position integer;
 ALTER TABLE completions ADD COLUMN source_id text;

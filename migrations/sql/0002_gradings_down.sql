@@ -7,7 +7,7 @@ ALTER TABLE cells ALTER COLUMN job_id SET NOT NULL;
 DELETE FROM completions WHERE grading_id IS NOT NULL;
 ALTER TABLE completions DROP CONSTRAINT completions_owner;
 ALTER TABLE completions DROP CONSTRAINT completions_position;
-ALTER TABLE completions DROP COLUMN grading_id, DROP COLUMN position, DROP COLUMN source_id, DROP COLUMN cells_of,
+ALTER TABLE completions DROP COLUMN imputed, DROP COLUMN grading_id, DROP COLUMN position, DROP COLUMN source_id, DROP COLUMN cells_of,
     DROP COLUMN cells_created_at, DROP COLUMN reused;
 ALTER TABLE completions ALTER COLUMN finish_reason SET NOT NULL;
 ALTER TABLE completions ALTER COLUMN job_id SET NOT NULL;

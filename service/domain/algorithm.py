@@ -137,10 +137,13 @@ def scoring_options(aggregation: Aggregation, advantage: AdvantageConfig | None 
     return ScoringOptions(**{f.name: given[f.name] for f in fields(ScoringOptions)})
 
 
-def option_mismatches(config: OnPolicyConfig, criteria: Sequence[CriterionWeight] = ()) -> list[Mismatch]:
-    """What does not go together in a training job, by its place below `algorithm`; the rubric's part needs its criteria."""
-    found = list(mismatches(scoring_options(config.aggregation, config.advantage), criteria))
-    if config.aggregation.weighting == "healthbench":
+def option_mismatches(
+    config: OnPolicyConfig | EvaluateConfig, criteria: Sequence[CriterionWeight] = ()
+) -> list[Mismatch]:
+    """What does not go together in a job, by its place below `algorithm`; the rubric's part needs its criteria."""
+    advantage = config.advantage if isinstance(config, OnPolicyConfig) else None
+    found = list(mismatches(scoring_options(config.aggregation, advantage), criteria))
+    if config.aggregation.weighting == "healthbench" and isinstance(config, OnPolicyConfig):
         message = (
             "'healthbench' is a benchmark's score, for evaluate jobs and gradings; train with 'confidence' or 'uniform'"
         )

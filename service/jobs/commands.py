@@ -17,7 +17,6 @@ from service.domain.algorithm import (
     data_kind,
     is_epochwise,
     option_mismatches,
-    scoring_options,
 )
 from service.domain.base import nearest
 from service.domain.criteria import criterion_weights
@@ -27,7 +26,7 @@ from service.domain.job import DataSpec, JobSpec, resolved
 from service.domain.job_state import TERMINAL, Event
 from service.domain.rejection import RejectionSamplingConfig
 from service.domain.rubric import DEFAULT_AGGREGATION, Aggregation, RubricContent
-from service.domain.scoring import CriterionWeight, mismatches
+from service.domain.scoring import CriterionWeight
 from service.errors import Conflict, Invalid, NotFound
 from service.operation import Caller
 from service.pins import pin_judges, pin_rubric, pin_snapshot, votes_of
@@ -112,17 +111,12 @@ def _with_aggregation(spec: JobSpec, content: RubricContent) -> JobSpec:
 
 def _check_options(config: OnPolicyConfig | EvaluateConfig, criteria: list[CriterionWeight]) -> None:
     """Refuse options that this rubric's criteria do not allow."""
-    if isinstance(config, OnPolicyConfig):
-        found = option_mismatches(config, criteria)
-    else:
-        found = list(mismatches(scoring_options(config.aggregation), criteria))
-    if found:
-        raise Invalid.of(
-            [
-                {"pointer": f"/algorithm/{'/'.join(m.place)}", "code": "invalid_option", "message": m.message}
-                for m in found
-            ]
-        )
+    faults = [
+        {"pointer": f"/algorithm/{'/'.join(m.place)}", "code": "invalid_option", "message": m.message}
+        for m in option_mismatches(config, criteria)
+    ]
+    if faults:
+        raise Invalid.of(faults)
 
 
 def _steps(spec: JobSpec, data: dict[str, Snapshot]) -> int:

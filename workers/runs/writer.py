@@ -148,10 +148,12 @@ def score_columns(scored: ScoredGroup) -> list[dict[str, Any]]:
     weighting = {
         key: {
             "weight": w.weight,
+            "mean_score": w.mean_score,
             "mean_confidence": w.mean_confidence,
             "effective_weight": w.effective_weight,
             "share": w.share,
             "source": w.source,
+            **({"noise": w.noise} if w.noise is not None else {}),
         }
         for key, w in scored.weighting.items()
     }
@@ -165,6 +167,7 @@ def score_columns(scored: ScoredGroup) -> list[dict[str, Any]]:
             "scale_factor": completion.scale_factor,
             "advantage": completion.advantage,
             "parts": completion.parts,
+            "imputed": completion.imputed,
             "weighting": weighting,
             "signal": scored.signal,
         }

@@ -6,12 +6,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.domain.scoring import ScoringOptions, mean
-from workers.advantages.group import group_advantages
+from service.domain.scoring import Past, ScoringOptions, mean
+from workers.advantages.group import score_step
 from workers.advantages.report import judge_retries
 from workers.training.environment import Rollouts
 from workers.training.ports import Recorder
 from workers.types import CompletionGroup, Prompt
+
+UNIFORM = ScoringOptions(weighting="uniform")
 
 
 @dataclass(slots=True)
@@ -24,19 +26,27 @@ class Evaluation:
     temperature: float
     samples: int
     every_steps: int | None = None
+    options: ScoringOptions = UNIFORM
+    """What rewards and advantages are shown by; nothing trains on them, and no metric but `healthbench` is made of them."""
 
     def run(self, step: int) -> dict[str, float]:
         """Sample, grade, record; the metrics `evaluation.*` of this step. The same step always has the same seed."""
         groups, _ = self.rollouts.run(
             self.prompts, purpose="evaluation", step=step, group_size=self.samples, temperature=self.temperature
         )
-        for group in groups:
-            # Reward and advantage are shown as for uniform weights; nothing trains on them.
-            group.scored = group_advantages(group.criteria, group.cells, ScoringOptions(weighting="uniform"))
+        score_step(groups, self.options, lambda rubric: Past())
         self.recorder.completions(step, "evaluation", groups)
         metrics = {f"evaluation.{name}": value for name, value in summary(groups).items()}
+        if self.options.weighting == "healthbench":
+            metrics.update(benchmark(groups))
         self.recorder.metrics(step, metrics)
         return metrics
+
+
+def benchmark(groups: Sequence[CompletionGroup]) -> dict[str, float]:
+    """HealthBench's score of a dataset: the mean over completions, which may be negative each, clipped to [0, 1] at the end."""
+    rewards = [c.reward for g in groups if g.scored is not None for c in g.scored.completions if c.reward is not None]
+    return {"evaluation.healthbench": min(1.0, max(0.0, mean(rewards)))} if rewards else {}
 
 
 def summary(groups: Sequence[CompletionGroup]) -> dict[str, float]:

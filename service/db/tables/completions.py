@@ -54,6 +54,7 @@ class Completion(Base):
     scale_factor: Mapped[Double | None]
     advantage: Mapped[Double | None]
     parts: Mapped[Json]
+    imputed: Mapped[Json]
     weighting: Mapped[Json]
     signal: Mapped[str]
     rubric_id: Mapped[str]
