@@ -47,6 +47,8 @@ class CompletionGroup:
     rubric: str = ""
     """The hash of the rubric version that it is graded by: running quantities are kept per version; the grader sets it."""
     cells: list[dict[str, Cell]] = field(default_factory=list)
+    steps: list[dict[str, list[int]]] = field(default_factory=list)
+    """For each completion, by step criterion: the step that each token belongs to."""
     scored: ScoredGroup | None = None
 
 

@@ -13,7 +13,9 @@ from service.domain.scoring import (
     ScoredCell,
     ScoredGroup,
     ScoringOptions,
+    StepCredit,
     score_groups,
+    token_advantages,
 )
 
 if TYPE_CHECKING:  # the grading worker scores too, and lives without torch
@@ -54,3 +56,18 @@ def score_step(groups: Sequence[CompletionGroup], options: ScoringOptions, past:
     inputs = [group_cells(group.criteria, group.cells, pasts[group.rubric]) for group in groups]
     for group, scored in zip(groups, score_groups(inputs, options), strict=True):
         group.scored = scored
+
+
+def token_advantages_of(group: CompletionGroup, index: int, credit: StepCredit, *, centred: bool) -> list[float]:
+    """The advantage of each token of a member of a scored group (grape.md §6)."""
+    assert group.scored is not None
+    return token_advantages(
+        group.scored.completions[index],
+        group.criteria,
+        group.scored.weighting,
+        scored_row(group.cells[index]),
+        group.steps[index] if group.steps else {},
+        length=len(group.completions[index].tokens),
+        credit=credit,
+        centred=centred,
+    )

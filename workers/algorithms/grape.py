@@ -11,7 +11,7 @@ from torch import Tensor
 from service.domain.algorithm import OnPolicyConfig, scoring_options
 from service.domain.job import JobSpec
 from service.domain.scoring import ScoringOptions
-from workers.advantages.group import score_step
+from workers.advantages.group import score_step, token_advantages_of
 from workers.advantages.report import rollout_metrics
 from workers.algorithms.base import Algorithm, Collected, Environment, Policy
 from workers.losses.kl import kl_estimate, unbiased_kl
@@ -64,6 +64,7 @@ class Grape(Algorithm):
         Without a KL penalty and an entropy term a group without signal has a gradient of exactly zero: it is left out (`skip`),
         and its tokens stay in the denominators.
         """
+        credit, centred = self.config.objective.step_credit, self.config.advantage.baseline != "none"
         skip = skip and not self.needs_reference and not self.config.entropy_coef
         batch = PolicyBatch([], [], [], [], [], 0, 0, self.spec.rollout.max_completion_tokens, self.temperature)
         tokens = sequences = 0
@@ -78,8 +79,7 @@ class Grape(Algorithm):
             for i in members:
                 batch.tokens_B_T.append(group.completions[i].tokens)
                 batch.logprobs_B_T.append(group.completions[i].logprobs)
-                advantage = group.scored.completions[i].advantage or 0.0
-                batch.advantages_B_T.append([advantage] * len(group.completions[i].tokens))
+                batch.advantages_B_T.append(token_advantages_of(group, i, credit, centred=centred))
                 batch.prompt_of_B.append(len(batch.prompts_P_T) - 1)
         return PolicyBatch(
             batch.prompts_P_T, batch.tokens_B_T, batch.logprobs_B_T, batch.advantages_B_T, batch.prompt_of_B,

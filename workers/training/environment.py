@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from service.domain.grade import Cell
 from service.domain.job import JobSpec
 from service.domain.scoring import Past
 from workers.advantages.group import scored_row
 from workers.algorithms.base import Demonstration, Preference
 from workers.policy.causal import CausalPolicy
 from workers.policy.generation.sampler import Sample, SamplingOptions
+from workers.policy.steps import steps_by_criterion
 from workers.policy.tokenization import decode
 from workers.seeds import ShuffledCursor, derive_seed
 from workers.training.ports import Control, Grader, Grading, Recorder, Suspended
@@ -50,7 +52,14 @@ class Rollouts:
         )
         self.policy.sample([prompt.tokens for prompt in prompts], options, on_group, self.control.check)
         grading.finish()
+        for group in groups.values():
+            pairs = zip(group.completions, group.cells, strict=True)
+            group.steps = [self._steps(completion, cells) for completion, cells in pairs]
         return [groups[index] for index in range(len(prompts))], grading
+
+    def _steps(self, completion: Completion, cells: dict[str, Cell]) -> dict[str, list[int]]:
+        policy = self.policy
+        return steps_by_criterion(policy.tokenizer, completion.tokens, policy.eos_ids, completion.text, cells)
 
     def _completion(self, sample: Sample) -> Completion:
         text = decode(self.policy.tokenizer, sample.tokens, self.policy.eos_ids)
