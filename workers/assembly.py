@@ -23,8 +23,9 @@ from workers.algorithms import ALGORITHMS
 from workers.algorithms.base import Demonstration, Preference
 from workers.graders.rubric import Desk, RubricGrader, prompt_needs
 from workers.policy.causal import CausalPolicy
+from workers.policy.heads import add_value_model, load_reward_policy
 from workers.policy.loading import ModelFiles, load_policy
-from workers.policy.reward import RewardPolicy, load_reward_policy
+from workers.policy.reward import RewardPolicy
 from workers.policy.tokenization import (
     TokenizationError,
     encode_demonstration,
@@ -69,7 +70,7 @@ def assemble(materials: Materials) -> Run:
     algorithm = ALGORITHMS[spec.algorithm.type](spec)
     common: dict[str, Any] = {
         "adapter": spec.adapter,
-        "precision": spec.training.precision,
+        "precision": "fp32" if algorithm.full_precision else spec.training.precision,
         "budget": spec.training.microbatch_tokens,
         "seed": spec.training.seed,
         "resume": materials.resume,
@@ -79,7 +80,10 @@ def assemble(materials: Materials) -> Run:
         policy = load_reward_policy(materials.files, **common)
     else:
         policy = load_policy(materials.files, reference=algorithm.needs_reference, **common)
-    optimizer = build_optimizer(policy, spec.training) if algorithm.trains else None
+        if algorithm.value_kind is not None:
+            given = {name: value for name, value in common.items() if name != "resume"}
+            add_value_model(policy, algorithm.value_kind, materials.files, **given)
+    optimizer = build_optimizer(policy, spec.training, algorithm.value_learning_rate) if algorithm.trains else None
     environment = TrainingEnvironment(
         spec, state, materials.recorder, steps=materials.steps, check=materials.control.check
     )

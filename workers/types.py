@@ -7,7 +7,7 @@ sequences of any length, a prompt stored once for all of its completions.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from service.domain.grade import Cell
 from service.domain.scoring import CriterionWeight, ScoredGroup
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,13 @@ class PolicyBatch:
     sequences_in_step: int
     max_completion_tokens: int
     temperature: float
+    rewards_B: list[float] = field(default_factory=list)
+    """The reward of each completion, where rewards become advantages by way of a value model."""
+    weights_B_T: list[list[float]] = field(default_factory=list)
+    """Importance weights of tokens; none: 1."""
+    values_B_T: list[list[float]] = field(default_factory=list)
+    returns_B_T: list[list[float]] = field(default_factory=list)
+    """What the value model said before each token when it was sampled, and what it should have said."""
 
     @property
     def token_count(self) -> int:
@@ -81,16 +90,21 @@ class PolicyBatch:
         """The same step with only these sequences in it."""
         used = sorted({self.prompt_of_B[b] for b in rows})
         place = {p: k for k, p in enumerate(used)}
-        return PolicyBatch(
-            [self.prompts_P_T[p] for p in used],
-            [self.tokens_B_T[b] for b in rows],
-            [self.logprobs_B_T[b] for b in rows],
-            [self.advantages_B_T[b] for b in rows],
-            [place[self.prompt_of_B[b]] for b in rows],
-            self.tokens_in_step,
-            self.sequences_in_step,
-            self.max_completion_tokens,
-            self.temperature,
+
+        def of(values: list[T]) -> list[T]:
+            return [values[b] for b in rows] if values else []
+
+        return replace(
+            self,
+            prompts_P_T=[self.prompts_P_T[p] for p in used],
+            prompt_of_B=[place[self.prompt_of_B[b]] for b in rows],
+            tokens_B_T=of(self.tokens_B_T),
+            logprobs_B_T=of(self.logprobs_B_T),
+            advantages_B_T=of(self.advantages_B_T),
+            rewards_B=of(self.rewards_B),
+            weights_B_T=of(self.weights_B_T),
+            values_B_T=of(self.values_B_T),
+            returns_B_T=of(self.returns_B_T),
         )
 
 
@@ -175,14 +189,24 @@ Batch = PolicyBatch | SupervisedBatch | PreferenceBatch
 class FlatLogprobs:
     """Log-probabilities of the completion tokens of a batch, sequence after sequence.
 
-    `logprobs[k]` belongs to sequence `sequence[k]`; both have one entry per completion token. `entropy`, if it was asked for,
-    is that of the distribution at each token.
+    `logprobs[k]` belongs to sequence `sequence[k]`; both have one entry per completion token. `entropy` and
+    `values`, if they were asked for, are the distribution's entropy and the value model's word before each token.
     """
 
     logprobs: Float[Tensor, " time"]
     sequence: Int[Tensor, " time"]
     lengths: list[int]
     entropy: Float[Tensor, " time"] | None = None
+    values: Float[Tensor, " time"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FlatDistributions:
+    """Logits at the temperature, one row per completion token, sequence after sequence."""
+
+    logits: Float[Tensor, "time vocab"]
+    sequence: Int[Tensor, " time"]
+    lengths: list[int]
 
 
 @dataclass(frozen=True, slots=True)

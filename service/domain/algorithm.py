@@ -12,10 +12,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from service.domain.base import Value, refuse
+from service.domain.objective import KlConfig, ObjectiveConfig
+from service.domain.policy_gradient import PpoConfig, ReinforceConfig, TrpoConfig
 from service.domain.preference import DpoConfig, RewardModelConfig
 from service.domain.rejection import RejectionSamplingConfig
 from service.domain.rubric import DEFAULT_AGGREGATION, Aggregation
-from service.domain.scoring import CriterionWeight, Mismatch, ScoringOptions, StepCredit, mismatches
+from service.domain.scoring import CriterionWeight, Mismatch, ScoringOptions, mismatches
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -29,29 +31,6 @@ class AdvantageConfig(Value):
     scale_eps: NotNegative = 0.0
     level: Literal["reward", "criterion"] = "reward"
     noise_aware: bool = False
-
-
-class ObjectiveConfig(Value):
-    """The clipped surrogate and the mean that is taken of it.
-
-    `aggregation`: `token_mean` divides by the completion tokens of the whole optimizer step, `sequence_mean` takes the mean
-    over completions of their token means, `constant` divides by completions × `max_completion_tokens` (Dr. GRPO).
-    `step_credit`: how the part of a step criterion is spread over the tokens of its steps (grape.md §6); `deepseek_sum` is not
-    bounded, so padding with trivially good steps pays.
-    """
-
-    clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    clip_high: Annotated[float, Field(gt=0, le=10)] = 0.28
-    ratio: Literal["token", "sequence"] = "token"
-    aggregation: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
-    step_credit: StepCredit = "to_go"
-
-
-class KlConfig(Value):
-    """The penalty β·KL(policy ‖ reference) in the loss; β = 0 loads no reference."""
-
-    beta: NotNegative = 0.0
-    estimator: Literal["k1", "k2", "k3"] = "k3"
 
 
 class SftConfig(Value):
@@ -115,7 +94,16 @@ class EvaluateConfig(Value):
 
 
 AlgorithmConfig = Annotated[
-    SftConfig | RejectionSamplingConfig | DpoConfig | RewardModelConfig | GrapeConfig | GrpoConfig | EvaluateConfig,
+    SftConfig
+    | RejectionSamplingConfig
+    | DpoConfig
+    | RewardModelConfig
+    | ReinforceConfig
+    | TrpoConfig
+    | PpoConfig
+    | GrapeConfig
+    | GrpoConfig
+    | EvaluateConfig,
     Field(discriminator="type"),
 ]
 
@@ -124,6 +112,9 @@ ALGORITHM_CONFIGS: dict[str, type[Value]] = {
     "rejection_sampling": RejectionSamplingConfig,
     "dpo": DpoConfig,
     "reward_model": RewardModelConfig,
+    "reinforce": ReinforceConfig,
+    "trpo": TrpoConfig,
+    "ppo": PpoConfig,
     "grape": GrapeConfig,
     "grpo": GrpoConfig,
     "evaluate": EvaluateConfig,
@@ -168,7 +159,7 @@ def samples(config: Any) -> bool:
 
 def compares(config: Any) -> bool:
     """Whether it learns from comparing the completions of a group, so that one alone teaches nothing."""
-    return bool(getattr(config, "compares", False))
+    return bool(getattr(config, "compares", False)) or getattr(config, "baseline", None) == "leave_one_out"
 
 
 def is_batched(config: Any) -> bool:

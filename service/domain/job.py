@@ -17,6 +17,7 @@ from service.domain.algorithm import (
 )
 from service.domain.base import Value, refuse
 from service.domain.conversation import Name
+from service.domain.policy_gradient import TrpoConfig
 from service.domain.preference import RewardModelConfig
 from service.domain.rejection import RejectionSamplingConfig
 from service.domain.rubric import RubricRef
@@ -173,6 +174,9 @@ def _problems(spec: JobSpec) -> Any:
     if isinstance(spec.algorithm, RejectionSamplingConfig) and (spec.training.steps or 0) < spec.algorithm.rounds:
         message = f"{spec.algorithm.rounds} rounds need at least as many optimizer steps"
         yield ("algorithm", "rounds"), "invalid_option", message
+    if isinstance(spec.algorithm, TrpoConfig) and spec.training.learning_rate is not None:
+        message = "trpo takes no learning rate: algorithm.max_kl is the size of its step"
+        yield ("training", "learning_rate"), "invalid_option", message
     if isinstance(spec.algorithm, RewardModelConfig) and spec.evaluation is not None:
         message = "a reward model samples nothing; it is measured on held-out pairs (algorithm.held_out)"
         yield ("evaluation",), "invalid_option", message
@@ -192,7 +196,8 @@ def resolved(spec: JobSpec) -> JobSpec:
         "temperature": spec.rollout.temperature if spec.rollout.temperature is not None else (0.0 if evaluate else 1.0),
     }
     rate = DEFAULT_RATES.get(spec.algorithm.type, 1e-6) * (10 if spec.adapter else 1)
-    training: dict[str, Any] = {"learning_rate": spec.training.learning_rate or rate}
+    takes_rate = not isinstance(spec.algorithm, TrpoConfig)
+    training: dict[str, Any] = {"learning_rate": (spec.training.learning_rate or rate) if takes_rate else None}
     if is_batched(spec.algorithm):
         training["batch_size"] = spec.training.batch_size or 16
     if is_epochwise(spec.algorithm) and spec.training.steps is None:

@@ -107,7 +107,7 @@ def spec_of(kind="grape", **changes):
         "policy": {"model": "mdl_0"},
         "data": {DATA.get(kind, "prompts"): "ds_0"},
         "rollout": {"group_size": 4, "prompts_per_step": 3, "max_completion_tokens": 8},
-        "training": {"steps": 5, "learning_rate": 0.01, **changes.pop("training", {})},
+        "training": {"steps": 5, "learning_rate": None if kind == "trpo" else 0.01, **changes.pop("training", {})},
         **changes,
     }
     if kind not in DATA:
@@ -136,16 +136,18 @@ def run_of(policy, spec, *, state=None, control=None, grader=None, save=None, op
         preferences=PAIRS, steps=spec.training.steps, check=control.check,
     )  # fmt: skip
     evaluation = Evaluation(rollouts, recorder, PROMPTS[:2], 0.0, 1) if evaluate else None
+    optimizer = optimizer or build_optimizer(policy, spec.training, algorithm.value_learning_rate)
     return Run(
-        spec=spec, steps=spec.training.steps, algorithm=algorithm, policy=policy,
-        optimizer=optimizer or build_optimizer(policy, spec.training), environment=environment, evaluation=evaluation,
+        spec=spec, steps=spec.training.steps, algorithm=algorithm, policy=policy, optimizer=optimizer,
+        environment=environment, evaluation=evaluation,
         state=state, recorder=recorder, control=control, save=save or (lambda state: None),
     )  # fmt: skip
 
 
 def gradient(policy, algorithm, batch):
     """The summed gradient of a batch, before any step."""
-    policy.model.zero_grad()
+    for parameter in policy.parameters():
+        parameter.grad = torch.zeros_like(parameter)
     for piece in policy.microbatches(batch):
         algorithm.loss(policy, piece).loss.backward()
     return torch.cat([p.grad.flatten() for p in policy.parameters()])

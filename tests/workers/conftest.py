@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from examples.tiny_model import make_tiny_model
+from workers.policy.heads import add_value_model, load_reward_policy
 from workers.policy.loading import ModelFiles, load_policy
-from workers.policy.reward import load_reward_policy
 
 WORDS = [chr(ord("a") + k) for k in range(26)]
 
@@ -43,7 +43,13 @@ def load():
 
     def loader(folder, **changes):
         options = {"adapter": None, "precision": "fp32", "budget": 10_000, "seed": 0, "reference": False, **changes}
-        return load_policy(ModelFiles("mdl_test", folder, []), **options)
+        value = options.pop("value", None)
+        files = ModelFiles("mdl_test", folder, [])
+        policy = load_policy(files, **options)
+        if value is not None:
+            given = {name: options[name] for name in ("adapter", "precision", "budget", "seed")}
+            add_value_model(policy, value, files, **given)
+        return policy
 
     return loader
 

@@ -29,7 +29,17 @@ def saver(folder, policy, optimizer, spec):
 @pytest.mark.parametrize("adapter", [None, {"type": "lora", "r": 4}])
 @pytest.mark.parametrize(
     ("kind", "inner_epochs"),
-    [("grape", 1), ("grape", 2), ("sft", 1), ("dpo", 1), ("reward_model", 1), ("rejection_sampling", 1)],
+    [
+        ("grape", 1),
+        ("grape", 2),
+        ("sft", 1),
+        ("dpo", 1),
+        ("reward_model", 1),
+        ("rejection_sampling", 1),
+        ("reinforce", 1),
+        ("ppo", 2),
+        ("trpo", 1),
+    ],
 )
 @pytest.mark.parametrize("stop_at", [2, 9, 30])
 def test_a_stopped_run_ends_with_the_same_bits(
@@ -37,13 +47,14 @@ def test_a_stopped_run_ends_with_the_same_bits(
 ):
     evaluate = kind != "reward_model"
     load = load if evaluate else load_reward
-    algorithm = {"inner_epochs": inner_epochs} if kind == "grape" else {}
+    algorithm = {"inner_epochs": inner_epochs} if kind in ("grape", "ppo") else {}
     spec = spec_of(kind, algorithm=algorithm, adapter=adapter)
-    straight = load(tiny_folder, adapter=spec.adapter)
+    extra = {"adapter": spec.adapter, **({"reference": True, "value": "separate"} if kind == "ppo" else {})}
+    straight = load(tiny_folder, **extra)
     whole = run_of(straight, spec, evaluate=evaluate)
     whole.go()
 
-    policy = load(tiny_folder, adapter=spec.adapter)
+    policy = load(tiny_folder, **extra)
     optimizer = build_optimizer(policy, spec.training)
     first = run_of(policy, spec, control=Control(stop_at), optimizer=optimizer, evaluate=evaluate,
                    save=saver(tmp_path, policy, optimizer, spec))  # fmt: skip
@@ -51,7 +62,7 @@ def test_a_stopped_run_ends_with_the_same_bits(
         first.go()
     assert kind != "grape" or first.state.step < 5, "it was not stopped; the test proves nothing"
     folder = max(tmp_path.iterdir(), key=lambda path: int(path.name.split("-")[1]))
-    again = load(tiny_folder, adapter=spec.adapter, resume=folder)
+    again = load(tiny_folder, resume=folder, **extra)
     optimizer = build_optimizer(again, spec.training)
     restore(folder, again, optimizer)
     second = run_of(again, spec, state=read_trainer_state(folder), optimizer=optimizer, evaluate=evaluate)

@@ -6,15 +6,21 @@ from workers.algorithms.base import Algorithm
 from workers.algorithms.dpo import Dpo
 from workers.algorithms.evaluate import Evaluate
 from workers.algorithms.grape import Grape
+from workers.algorithms.ppo import Ppo
+from workers.algorithms.reinforce import Reinforce
 from workers.algorithms.rejection_sampling import RejectionSampling
 from workers.algorithms.reward_model import RewardModel
 from workers.algorithms.sft import Sft
+from workers.algorithms.trpo import Trpo
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
     "sft": Sft,
     "rejection_sampling": RejectionSampling,
     "dpo": Dpo,
     "reward_model": RewardModel,
+    "reinforce": Reinforce,
+    "trpo": Trpo,
+    "ppo": Ppo,
     "grape": Grape,
     "grpo": Grape,
     "evaluate": Evaluate,

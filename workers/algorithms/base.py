@@ -17,6 +17,7 @@ from service.domain.scoring import Past
 from workers.types import (
     Batch,
     CompletionGroup,
+    FlatDistributions,
     FlatLogprobs,
     LossOutput,
     PolicyBatch,
@@ -38,8 +39,14 @@ class Policy(Protocol):
     def microbatches(self, batch: Any) -> Sequence[Any]:
         """The batch cut into pieces that fit; their losses and gradients add up to the batch's."""
 
-    def logprobs(self, batch: PolicyBatch, *, entropy: bool = False) -> FlatLogprobs:
-        """Log-probabilities of the completions and, if asked for, the entropy at every token, with gradient."""
+    def logprobs(self, batch: PolicyBatch, *, entropy: bool = False, values: bool = False) -> FlatLogprobs:
+        """Log-probabilities of the completions and, if asked for, entropy and value at every token, with gradient."""
+
+    def values(self, batch: PolicyBatch) -> Float[Tensor, " time"]:
+        """What the value model says before each completion token, with gradient."""
+
+    def distributions(self, batch: PolicyBatch) -> FlatDistributions:
+        """The logits at each completion token, at the batch's temperature, with gradient."""
 
     def reference_logprobs(self, batch: PolicyBatch) -> Float[Tensor, " time"]:
         """The same under the frozen reference."""
@@ -126,6 +133,13 @@ class Environment(Protocol):
     ) -> list[CompletionGroup]:
         """Sample a group for each prompt, grade them, and hand all of them to `score`; in the order of the prompts."""
 
+    @property
+    def reward_average(self) -> float | None:
+        """The moving average of earlier steps' mean rewards; null before the first."""
+
+    def note_reward(self, reward: float, decay: float) -> None:
+        """Count a step's mean reward into the moving average, for the steps after it."""
+
     def report(self, metrics: dict[str, float]) -> None:
         """Metrics of the step that is being collected."""
 
@@ -147,6 +161,11 @@ class Algorithm:
     trains = True
     model_kind: Literal["policy", "reward"] = "policy"
     """What is trained: a language model, or one with a scalar head."""
+    value_kind: Literal["separate", "shared"] | None = None
+    """Whether a value model is trained beside the policy, and on which trunk."""
+    value_learning_rate: float | None = None
+    full_precision = False
+    """Whether everything is computed in float32 even where the job's precision is lower."""
     best_metric = "evaluation.plain_reward"
     """What makes one checkpoint better than another; higher is better."""
 
@@ -164,6 +183,10 @@ class Algorithm:
     def collect(self, environment: Environment) -> Collected:
         """The batch of the next optimizer step or steps."""
         raise NotImplementedError
+
+    def complete(self, policy: Policy, batch: Batch) -> Batch:
+        """What the batch needs to be told by the policy that sampled it, before the first step on it."""
+        return batch
 
     def part(self, batch: Batch, use: int, collected_at: int) -> Batch:
         """What the optimizer step number `use` on a collected batch learns from: all of it, unless it is cut into minibatches.

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from jaxtyping import Float, Int
-from torch import Tensor
-
 from service.domain.algorithm import OnPolicyConfig, scoring_options
 from service.domain.job import JobSpec
 from service.domain.scoring import ScoringOptions
 from workers.advantages.group import score_step, token_advantages_of
 from workers.advantages.report import rollout_metrics
 from workers.algorithms.base import Algorithm, Collected, Environment, Policy
-from workers.losses.kl import kl_estimate, unbiased_kl
-from workers.losses.policy_gradient import clipped_surrogate, is_clipped, log_ratio, sequence_mean_of
-from workers.types import CompletionGroup, LossOutput, PolicyBatch, flatten
+from workers.algorithms.on_policy import Surrogate, policy_loss
+from workers.types import CompletionGroup, LossOutput, PolicyBatch
 
 
 class Grape(Algorithm):
@@ -26,6 +22,16 @@ class Grape(Algorithm):
         super().__init__(spec)
         assert isinstance(spec.algorithm, OnPolicyConfig)
         self.config = spec.algorithm
+        objective, kl = self.config.objective, self.config.kl
+        self.surrogate = Surrogate(
+            clip_low=objective.clip_low,
+            clip_high=objective.clip_high,
+            ratio=objective.ratio,
+            mean_over=objective.aggregation,
+            beta=kl.beta,
+            estimator=kl.estimator,
+            entropy_coef=self.config.entropy_coef,
+        )
         self.options = scoring_options(self.config.aggregation, self.config.advantage)
 
     @property
@@ -94,38 +100,4 @@ class Grape(Algorithm):
 
     def loss(self, policy: Policy, batch: PolicyBatch) -> LossOutput:
         """The clipped surrogate plus β·KL minus `entropy_coef`·entropy, divided as `objective.aggregation` says."""
-        flat = policy.logprobs(batch, entropy=self.config.entropy_coef > 0)
-        objective, kl = self.config.objective, self.config.kl
-        old = flatten(batch.logprobs_B_T, policy.device)
-        advantages = flatten(batch.advantages_B_T, policy.device)
-        token_ratio = log_ratio(flat.logprobs, old)
-        ratio = token_ratio
-        if objective.ratio == "sequence":
-            ratio = sequence_mean_of(token_ratio, flat.sequence, len(flat.lengths))
-        per_token = clipped_surrogate(ratio, advantages, objective.clip_low, objective.clip_high)
-        count = float(per_token.numel())
-        clipped = is_clipped(ratio, advantages, objective.clip_low, objective.clip_high)
-        metrics = {
-            "clip_fraction": (float(clipped.sum()), count),
-            "sampler_gap": (float(token_ratio.detach().abs().sum()), count),
-        }
-        if kl.beta > 0:
-            reference = policy.reference_logprobs(batch)
-            per_token = per_token + kl.beta * unbiased_kl(flat.logprobs, old, reference, kl.estimator)
-            metrics["kl"] = (float(kl_estimate(flat.logprobs.detach(), reference, "k3").sum()), count)
-        if flat.entropy is not None:
-            per_token = per_token - self.config.entropy_coef * flat.entropy
-            metrics["entropy"] = (float(flat.entropy.detach().sum()), count)
-        return LossOutput(self._reduce(per_token, flat.sequence, flat.lengths, batch), metrics)
-
-    def _reduce(
-        self, per_token: Float[Tensor, " time"], sequence: Int[Tensor, " time"], lengths: list[int], batch: PolicyBatch
-    ) -> Float[Tensor, ""]:
-        """The named mean, over the whole optimizer step: this piece's sum divided by the step's denominator."""
-        aggregation = self.config.objective.aggregation
-        if aggregation == "token_mean":
-            return per_token.sum() / max(batch.tokens_in_step, 1)
-        if aggregation == "constant":
-            return per_token.sum() / (max(batch.sequences_in_step, 1) * batch.max_completion_tokens)
-        share = per_token.new_tensor([1.0 / max(length, 1) for length in lengths])[sequence]
-        return (per_token * share).sum() / max(batch.sequences_in_step, 1)
+        return policy_loss(policy, batch, self.surrogate)

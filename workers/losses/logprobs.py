@@ -7,6 +7,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
+def wide(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """In float32 at least: what softmax sums over a vocabulary is lost in half precision."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
 def token_logprobs(
     logits: Float[Tensor, "*batch vocab"], tokens: Int[Tensor, "*batch"], temperature: float = 1.0
 ) -> Float[Tensor, "*batch"]:

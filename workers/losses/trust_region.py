@@ -13,18 +13,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from workers.losses.logprobs import wide
+
 Vector = Float[Tensor, " parameters"]
 
 
 def categorical_kl(
     old_logits: Float[Tensor, "time vocab"], logits: Float[Tensor, "time vocab"]
 ) -> Float[Tensor, " time"]:
-    """KL(old ‖ new) at each position, over the whole vocabulary, in float32; the old side carries no gradient.
+    """KL(old ‖ new) at each position, over the whole vocabulary, in float32 or better; the old side carries no gradient.
 
     Its Hessian in the parameters, at equality, is the Fisher information that the natural gradient is measured in.
     """
-    old = torch.log_softmax(old_logits.detach().float(), dim=-1)
-    new = torch.log_softmax(logits.float(), dim=-1)
+    old = torch.log_softmax(wide(old_logits.detach()), dim=-1)
+    new = torch.log_softmax(wide(logits), dim=-1)
     return (old.exp() * (old - new)).sum(-1)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from workers.policy import forward
 from workers.policy.generation.sampler import Sample, SamplingOptions, sample_groups
-from workers.types import Batch, FlatLogprobs, PolicyBatch, PreferenceBatch, SupervisedBatch
+from workers.policy.value_head import SeparateValue, SharedValue, ValueModel
+from workers.types import Batch, FlatDistributions, FlatLogprobs, PolicyBatch, PreferenceBatch, SupervisedBatch
 
 
 @dataclass(slots=True)
@@ -34,6 +35,7 @@ class CausalPolicy:
     budget: int
     is_adapter: bool = False
     reference_model: Any = None
+    value: ValueModel | None = None
 
     @property
     def pad_id(self) -> int:
@@ -42,12 +44,14 @@ class CausalPolicy:
         return int(pad) if pad is not None else self.eos_ids[0]
 
     def parameters(self) -> Iterable[torch.nn.Parameter]:
-        """What is trained: everything, or the adapter."""
-        return (p for p in self.model.parameters() if p.requires_grad)
+        """What is trained: everything, or the adapter; and the value model if there is one."""
+        return (p for _, p in self.named_parameters())
 
     def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         """The same by name; the names are those of the optimizer's saved state."""
-        return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+        yield from ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+        if self.value is not None:
+            yield from ((f"value.{name}", p) for name, p in self.value.named_parameters())
 
     def microbatches(self, batch: Batch) -> Sequence[Batch]:
         """Pieces of at most `budget` padded tokens."""
@@ -62,10 +66,27 @@ class CausalPolicy:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast)
 
-    def logprobs(self, batch: PolicyBatch, *, entropy: bool = False) -> FlatLogprobs:
-        """log π of the completions and, if asked for, its entropy at every token, with gradient."""
+    def logprobs(self, batch: PolicyBatch, *, entropy: bool = False, values: bool = False) -> FlatLogprobs:
+        """log π of the completions and, if asked for, its entropy and the value before every token, with gradient."""
+        shared = self.value if values and isinstance(self.value, SharedValue) else None
         with self._precision():
-            return forward.policy_logprobs(self.model, batch, self.pad_id, self.device, entropy=entropy)
+            flat = forward.policy_logprobs(
+                self.model, batch, self.pad_id, self.device, entropy=entropy, value=shared.of_states if shared else None
+            )
+        return replace(flat, values=self.values(batch)) if values and shared is None else flat
+
+    def values(self, batch: PolicyBatch) -> Float[Tensor, " time"]:
+        """The value before every completion token, with gradient; temperature has no part in it."""
+        if isinstance(self.value, SeparateValue):
+            return self.value.of_batch(batch, self.pad_id)
+        found = self.logprobs(batch, values=True).values
+        assert found is not None, "the algorithm did not ask for a value model"
+        return found
+
+    def distributions(self, batch: PolicyBatch) -> FlatDistributions:
+        """The logits of the completions' tokens at the batch's temperature, with gradient."""
+        with self._precision():
+            return forward.policy_distributions(self.model, batch, self.pad_id, self.device)
 
     def reference_logprobs(self, batch: PolicyBatch) -> Float[Tensor, " time"]:
         """log π_ref of the completions."""

@@ -7,15 +7,16 @@ cache, so it is the gradient of the plain forward (a test holds the two together
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from workers.losses.logprobs import token_entropy, token_logprobs
-from workers.types import FlatLogprobs, PolicyBatch, PreferenceBatch, SupervisedBatch
+from workers.losses.logprobs import token_entropy, token_logprobs, wide
+from workers.types import FlatDistributions, FlatLogprobs, PolicyBatch, PreferenceBatch, SupervisedBatch
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -52,30 +53,17 @@ def prefill(model: Any, prompts: Sequence[Sequence[int]], pad: int, device: torc
     return out.past_key_values, out.logits[:, -1], mask
 
 
-def policy_logprobs(
-    model: Any, batch: PolicyBatch, pad: int, device: torch.device, *, entropy: bool = False
-) -> FlatLogprobs:
-    """log π (and its entropy) at every completion token, at the batch's temperature, flat, sequence after sequence."""
-    return completion_logprobs(
-        model,
-        batch.prompts_P_T,
-        batch.tokens_B_T,
-        batch.prompt_of_B,
-        pad=pad,
-        device=device,
-        temperature=batch.temperature,
-        entropy=entropy,
-    )
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What the model says where some completion tokens are chosen; `place[k]` is the token's index in the flat order."""
+
+    logits: Float[Tensor, "some vocab"]
+    tokens: Int[Tensor, " some"]
+    place: Int[Tensor, " some"]
+    states: Float[Tensor, "some hidden"] | None
 
 
-def pair_logprobs(model: Any, batch: PreferenceBatch, pad: int, device: torch.device) -> FlatLogprobs:
-    """log π of every token of chosen and rejected completions, flat, in the order of `completions_B_T`."""
-    return completion_logprobs(
-        model, batch.prompts_P_T, batch.completions_B_T, batch.prompt_of_B, pad=pad, device=device
-    )
-
-
-def completion_logprobs(
+def completion_chunks(
     model: Any,
     prompts_P_T: Sequence[Sequence[int]],
     tokens_B_T: Sequence[Sequence[int]],
@@ -83,37 +71,96 @@ def completion_logprobs(
     *,
     pad: int,
     device: torch.device,
-    temperature: float = 1.0,
-    entropy: bool = False,
-) -> FlatLogprobs:
-    """log π of every completion token, each prompt run once for all of its completions."""
+    states: bool = False,
+) -> list[Chunk]:
+    """Each prompt run once for all of its completions: a chunk for the first tokens, one for all others."""
     owner = torch.tensor(prompt_of_B, dtype=torch.long, device=device)
-    cache, first_logits, prompt_mask = prefill(model, prompts_P_T, pad, device)
+    ids, prompt_mask = pad_left(prompts_P_T, pad, device)
+    prompt = model(
+        input_ids=ids,
+        attention_mask=prompt_mask,
+        position_ids=positions(prompt_mask),
+        use_cache=True,
+        logits_to_keep=1,
+        output_hidden_states=states,
+    )
     tokens, mask = pad_right(tokens_B_T, pad, device)
-    first_logits = first_logits[owner]
-    tables = [token_logprobs(first_logits, tokens[:, 0], temperature).unsqueeze(1)]
-    if entropy:
-        tables.append(token_entropy(first_logits, temperature).unsqueeze(1))
+    lengths = mask.sum(-1)
+    starts = lengths.cumsum(0) - lengths
+    last = prompt.hidden_states[-1][owner, -1] if states else None
+    chunks = [Chunk(prompt.logits[owner, -1], tokens[:, 0], starts, last)]
     if tokens.shape[1] > 1:
+        cache = prompt.past_key_values
         cache.batch_select_indices(owner)
         given, given_mask = tokens[:, :-1], mask[:, :-1]
         before = prompt_mask[owner]
+        columns = torch.arange(given.shape[1], device=device)
         out = model(
             input_ids=given,
             attention_mask=torch.cat([before, given_mask], dim=1),
-            position_ids=before.sum(-1, keepdim=True) + torch.arange(given.shape[1], device=device),
+            position_ids=before.sum(-1, keepdim=True) + columns,
             past_key_values=cache,
             use_cache=True,
+            output_hidden_states=states,
         )
         wanted = mask[:, 1:].bool()
-        logits = out.logits[wanted]
-        rest = [token_logprobs(logits, tokens[:, 1:][wanted], temperature)]
-        if entropy:
-            rest.append(token_entropy(logits, temperature))
-        for k, values in enumerate(rest):
-            empty: Float[Tensor, "batch time"] = values.new_zeros(wanted.shape)
-            tables[k] = torch.cat([tables[k], empty.masked_scatter(wanted, values)], dim=1)
-    return _flat(tables, mask, [len(row) for row in tokens_B_T], device)
+        places = (starts.unsqueeze(1) + 1 + columns)[wanted]
+        hidden = out.hidden_states[-1][wanted] if states else None
+        chunks.append(Chunk(out.logits[wanted], tokens[:, 1:][wanted], places, hidden))
+    return chunks
+
+
+def in_order(chunks: Sequence[Chunk], read: Callable[[Chunk], Tensor]) -> Tensor:
+    """What `read` makes of each chunk, flat, sequence after sequence."""
+    order = torch.argsort(torch.cat([chunk.place for chunk in chunks]))
+    return torch.cat([read(chunk) for chunk in chunks])[order]
+
+
+def policy_logprobs(
+    model: Any,
+    batch: PolicyBatch,
+    pad: int,
+    device: torch.device,
+    *,
+    entropy: bool = False,
+    value: Callable[[Tensor], Tensor] | None = None,
+) -> FlatLogprobs:
+    """log π (its entropy, a value of the state) at every completion token, at the batch's temperature, flat."""
+    chunks = completion_chunks(
+        model,
+        batch.prompts_P_T,
+        batch.tokens_B_T,
+        batch.prompt_of_B,
+        pad=pad,
+        device=device,
+        states=value is not None,
+    )
+    lengths = [len(row) for row in batch.tokens_B_T]
+    return FlatLogprobs(
+        in_order(chunks, lambda c: token_logprobs(c.logits, c.tokens, batch.temperature)),
+        _owners(lengths, device),
+        lengths,
+        in_order(chunks, lambda c: token_entropy(c.logits, batch.temperature)) if entropy else None,
+        in_order(chunks, lambda c: value(c.states)) if value is not None else None,  # type: ignore[arg-type]
+    )
+
+
+def policy_distributions(model: Any, batch: PolicyBatch, pad: int, device: torch.device) -> FlatDistributions:
+    """The logits at every completion token, divided by the batch's temperature, flat."""
+    chunks = completion_chunks(model, batch.prompts_P_T, batch.tokens_B_T, batch.prompt_of_B, pad=pad, device=device)
+    lengths = [len(row) for row in batch.tokens_B_T]
+    logits = in_order(chunks, lambda c: wide(c.logits) / batch.temperature)
+    return FlatDistributions(logits, _owners(lengths, device), lengths)
+
+
+def pair_logprobs(model: Any, batch: PreferenceBatch, pad: int, device: torch.device) -> FlatLogprobs:
+    """log π of every token of chosen and rejected completions, flat, in the order of `completions_B_T`."""
+    completions = batch.completions_B_T
+    chunks = completion_chunks(model, batch.prompts_P_T, completions, batch.prompt_of_B, pad=pad, device=device)
+    lengths = [len(row) for row in completions]
+    return FlatLogprobs(
+        in_order(chunks, lambda c: token_logprobs(c.logits, c.tokens)), _owners(lengths, device), lengths
+    )
 
 
 def supervised_logprobs(model: Any, batch: SupervisedBatch, pad: int, device: torch.device) -> FlatLogprobs:
@@ -133,11 +180,6 @@ def supervised_logprobs(model: Any, batch: SupervisedBatch, pad: int, device: to
 
 def _owners(lengths: Sequence[int], device: torch.device) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(device)
-
-
-def _flat(tables: Sequence[Tensor], mask: Tensor, lengths: list[int], device: torch.device) -> FlatLogprobs:
-    logprobs, *entropy = (table[mask.bool()] for table in tables)
-    return FlatLogprobs(logprobs, _owners(lengths, device), lengths, entropy[0] if entropy else None)
 
 
 def policy_pieces(batch: PolicyBatch, budget: int) -> Iterator[PolicyBatch]:

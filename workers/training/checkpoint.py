@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from service.domain.checkpoint import MANIFEST, CheckpointFile, Manifest, file_entry
 from workers.policy.causal import CausalPolicy
+from workers.policy.value_head import load_value_tensors, value_tensors
 from workers.training.optim import load_optimizer, save_optimizer
 from workers.training.state import TrainerState
 
@@ -32,6 +33,9 @@ def write_checkpoint(
     inner.mkdir()
     if optimizer is not None:
         save_optimizer(optimizer, policy, inner / "optimizer.safetensors")
+    value = getattr(policy, "value", None)
+    if value is not None:
+        save_file(value_tensors(value), inner / "value.safetensors")
     save_file({"torch": torch.get_rng_state()}, inner / "random.safetensors")
     _write_json(inner / "trainer.json", state.to_json())
     _write_json(inner / "job.json", job)
@@ -51,6 +55,9 @@ def read_trainer_state(folder: Path) -> TrainerState:
 
 def restore(folder: Path, policy: CausalPolicy, optimizer: torch.optim.Optimizer | None) -> None:
     """Moments and random state; the weights were loaded from the folder by `load_policy(resume=…)`."""
+    value = getattr(policy, "value", None)
+    if value is not None:
+        load_value_tensors(value, load_file(folder / "state" / "value.safetensors"))
     if optimizer is not None:
         load_optimizer(optimizer, policy, folder / "state" / "optimizer.safetensors")
     torch.set_rng_state(load_file(folder / "state" / "random.safetensors")["torch"])

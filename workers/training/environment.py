@@ -127,6 +127,17 @@ class TrainingEnvironment:
         """What earlier steps say about the criteria of a rubric version."""
         return self.state.history.past(rubric)
 
+    @property
+    def reward_average(self) -> float | None:
+        """The moving average of earlier steps' mean rewards, corrected for its start at 0; null before the first."""
+        total, weight = self.state.reward_average
+        return total / weight if weight else None
+
+    def note_reward(self, reward: float, decay: float) -> None:
+        """Count a step's mean reward into the moving average, for the steps after it."""
+        total, weight = self.state.reward_average
+        self.state.reward_average = (decay * total + (1 - decay) * reward, decay * weight + (1 - decay))
+
     def report(self, metrics: dict[str, float]) -> None:
         """Metrics of the collecting half of a step; they are written with those of the update."""
         self.state.collected.update(metrics)

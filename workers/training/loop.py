@@ -68,12 +68,13 @@ class Run:
             except (Interrupted, Suspended):
                 state.cursors = cursors  # the same prompts again after the resume
                 raise
-            state.batch, state.uses, state.uses_left = collected.batch, collected.uses, collected.uses
+            state.batch = self.algorithm.complete(self.policy, collected.batch)
+            state.uses = state.uses_left = collected.uses
         assert state.batch is not None
         assert self.optimizer is not None
         rate = learning_rate(self.spec.training, state.step, self.steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("factor", 1.0)
         use = state.uses - state.uses_left
         batch = self.algorithm.part(state.batch, use, state.step - use)
         report = self.algorithm.update(self.policy, batch, self.optimizer)

@@ -14,16 +14,23 @@ from service.domain.job import TrainingSpec
 STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
-def build_optimizer(policy: Any, spec: TrainingSpec) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters, in their order of definition."""
-    assert spec.learning_rate is not None
-    parameters = [parameter for _, parameter in policy.named_parameters()]
-    return torch.optim.AdamW(parameters, lr=spec.learning_rate, betas=(0.9, 0.999), weight_decay=spec.weight_decay)
+def build_optimizer(policy: Any, spec: TrainingSpec, value_learning_rate: float | None = None) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters, in their order of definition; a value model may have a rate of its own."""
+    rate = spec.learning_rate or 0.0  # an algorithm that takes none moves the weights itself
+    named = list(policy.named_parameters())
+    own = [parameter for name, parameter in named if not name.startswith("value.")]
+    groups: list[dict[str, Any]] = [{"params": own}]
+    value = [parameter for name, parameter in named if name.startswith("value.")]
+    if value:
+        # The schedule is one; the value model's rate keeps its ratio to the policy's.
+        groups.append({"params": value, "factor": (value_learning_rate or rate) / rate})
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.999), weight_decay=spec.weight_decay)
 
 
 def learning_rate(spec: TrainingSpec, step: int, steps: int) -> float:
     """The rate of optimizer step `step` (0 first) of `steps`: linear warm-up, then constant, linear or cosine to 0."""
-    assert spec.learning_rate is not None
+    if spec.learning_rate is None:
+        return 0.0
     if step < spec.warmup_steps:
         return spec.learning_rate * (step + 1) / spec.warmup_steps
     if spec.schedule == "constant":

@@ -24,6 +24,8 @@ class TrainerState:
     evaluation: dict[str, float] = field(default_factory=dict)
     reference: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Summed log-probabilities of (chosen, rejected) under the policy that the job started from, by row."""
+    reward_average: tuple[float, float] = (0.0, 0.0)
+    """Decayed sum of steps' mean rewards, and the sum of its weights."""
     batch: Batch | None = None
     uses: int = 0
     """For how many optimizer steps `batch` serves, and how many of them are left."""
@@ -39,6 +41,7 @@ class TrainerState:
             "history": self.history.to_json(),
             "null_shares": list(self.null_shares),
             "evaluation": self.evaluation,
+            "reward_average": list(self.reward_average),
             "reference": {key: list(value) for key, value in self.reference.items()},
             "batch": _batch_to_json(self.batch) if self.uses_left else None,
             "uses": self.uses,
@@ -56,6 +59,7 @@ class TrainerState:
             history=History.from_json(data["history"]),
             null_shares=deque(data["null_shares"], maxlen=NULL_WINDOW),
             evaluation=dict(data["evaluation"]),
+            reward_average=(data["reward_average"][0], data["reward_average"][1]),
             reference={key: (chosen, rejected) for key, (chosen, rejected) in data["reference"].items()},
             batch=_batch_from_json(data["batch"]),
             uses=data["uses"],
