@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from benchmarks.claim.protocol import (
+    ALL_ARMS,
     ARMS,
     CONFIDENCES,
     LEVELS,
@@ -18,6 +19,7 @@ from benchmarks.claim.protocol import (
     Protocol,
     RunKey,
     cells_and_arms,
+    explored,
 )
 from benchmarks.claim.statistics import Estimate, bootstrap, differences, final, medians, ratios, samples_to
 from benchmarks.claim.store import RunStore
@@ -75,7 +77,7 @@ class Analysis:
 
     def curves(self, cell: Cell, arm: str) -> list[list[float]] | None:
         """All seeds' curves; null if some are missing. An arm that reads no confidence ran once for all that is said."""
-        if not ARMS[arm].uses_confidence:
+        if not ALL_ARMS[arm].uses_confidence:
             cell = replace(cell, confidence="any")
         keys = [RunKey(self.policy, cell, arm, seed) for seed in range(self.sizes.seeds)]
         found = [self.store.curves[key] for key in keys if key in self.store.curves]
@@ -125,6 +127,14 @@ class Analysis:
             if cell.missing != "none" and not ARMS[arm].zero_fill
         ]
         return [found for cell, arm in planned if (found := self.compare(cell, arm, f"{arm}_zero"))]
+
+    def explored(self) -> list[Comparison]:
+        """What was tried after the first results, against uniform weights or, for missing cells, against zeros."""
+        found = [
+            self.compare(cell, arm, "uniform" if cell.missing == "none" else "uniform_zero")
+            for cell, arm in explored(self.policy)
+        ]
+        return [comparison for comparison in found if comparison]
 
     def verdicts(self) -> list[Verdict]:
         """The claims of the protocol; a claim whose cells are not measured yet is left out."""

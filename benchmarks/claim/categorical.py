@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.claim.judge import SimulatedJudge
 from benchmarks.claim.problem import SAMPLING, Floats, make_problem, stream
-from benchmarks.claim.protocol import ARMS, Protocol, RunKey
+from benchmarks.claim.protocol import ALL_ARMS, Protocol, RunKey
 from benchmarks.claim.scoring import Scorer
 
 CLIP_LOW, CLIP_HIGH = 0.2, 0.28
@@ -41,7 +41,7 @@ def surrogate_gradient(logits: Floats, old: Floats, actions: np.ndarray, advanta
 
 def train(protocol: Protocol, key: RunKey) -> list[float]:
     """The attained fraction of the attainable plain reward before each step and after the last: steps + 1 numbers."""
-    sizes, arm = protocol.categorical, ARMS[key.arm]
+    sizes, arm = protocol.categorical, ALL_ARMS[key.arm]
     problem = make_problem(key.cell.setting, sizes, key.seed)
     judge = SimulatedJudge(protocol.judge, problem, key.cell, arm, key.seed)
     scorer = Scorer(arm, problem.setting, sizes.steps)

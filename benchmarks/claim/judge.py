@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.claim.problem import JUDGE, LABELS, MISSING, Floats, Problem, stream
-from benchmarks.claim.protocol import CRITERIA, NOISES, Arm, Cell, JudgeProtocol
+from benchmarks.claim.protocol import CRITERIA, NOISES, Arm, Cell, ExploredArm, JudgeProtocol
 from service.domain.scoring import ScoredCell
 
 MOST_NOISE = 0.98
@@ -46,7 +46,11 @@ class SimulatedJudge:
         confidence = self._confidence(rng, sigma)
         votes = np.stack([_beta(rng, quality, sigma) for _ in range(self.arm.votes)])
         variance = votes.var(axis=0, ddof=1) if self.arm.votes > 1 else None
-        return Verdicts(votes.mean(axis=0), confidence, self._present(quality, step), variance)
+        scores = votes.mean(axis=0)
+        if isinstance(self.arm, ExploredArm) and self.arm.votes_on_d > 1:
+            more = [_beta(rng, quality[..., -1], sigma[..., -1]) for _ in range(self.arm.votes_on_d - 1)]
+            scores[..., -1] = np.mean([scores[..., -1], *more], axis=0)
+        return Verdicts(scores, confidence, self._present(quality, step), variance)
 
     def _cell_sigma(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
         """σ[j]·h with h uniform in 1 ± cell_spread, divided by √E[h²]: the root mean square over cells stays σ[j]."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.claim.analysis import Analysis, Comparison
-from benchmarks.claim.protocol import ARMS, CONFIDENCES, NOISES, SETTINGS, Cell
+from benchmarks.claim.protocol import ALL_ARMS, CONFIDENCES, NOISES, SETTINGS, Cell
 from benchmarks.claim.statistics import Estimate
 
 COLOURS = {
@@ -151,7 +151,7 @@ def _repairs(analysis: Analysis, rows: Sequence[Comparison], path: Path) -> Path
         speed.set_yticks([0.5, 0.8, 1, 1.5, 2, 3], ["0.5", "0.8", "1", "1.5", "2", "3"])
         speed.minorticks_off()
         end.axhline(0, color="#444444", lw=0.8)
-        names = [arm.replace("inverse_variance_2", "inverse\nvariance") for arm in arms if arm in ARMS]
+        names = [arm.replace("inverse_variance_2", "inverse\nvariance") for arm in arms if arm in ALL_ARMS]
         speed.set_xticks(range(len(arms)), [""] * len(arms))
         end.set_xticks(range(len(arms)), names, rotation=35, ha="right")
         speed.set_xlim(-0.6, len(arms) - 0.4)

@@ -91,6 +91,32 @@ ARMS = {
 
 
 @dataclass(frozen=True, slots=True)
+class ExploredArm(Arm):
+    """An arm that was thought of after the first results: no part of the protocol and its digest, reported apart.
+
+    `votes_on_d` are cast on criterion d alone. With `lowest_observed` a missing cell is the judge's refusal, not a broken line.
+    """
+
+    votes_on_d: int = 1
+    on_subject_null: Literal["impute", "lowest_observed"] = "impute"
+    min_coverage: float = 0.5
+
+
+EXPLORED = {
+    a.name: a
+    for a in (
+        ExploredArm("half", "confidence", exponents=(0.5, 0.5)),
+        ExploredArm("half_schedule", "confidence", exponents=(0.5, 0.0)),
+        ExploredArm("votes_on_d_4", "uniform", votes_on_d=4),
+        ExploredArm("lowest", "uniform", on_subject_null="lowest_observed"),
+        ExploredArm("lowest_all", "uniform", on_subject_null="lowest_observed", min_coverage=0.0),
+    )
+}
+
+ALL_ARMS: dict[str, Arm] = {**ARMS, **EXPLORED}
+
+
+@dataclass(frozen=True, slots=True)
 class JudgeProtocol:
     """The simulated judge; see `benchmarks.claim.judge` for what the numbers do."""
 
@@ -233,7 +259,19 @@ def cells_and_arms(policy: PolicyKind) -> Iterator[tuple[Cell, str]]:
             yield Cell(setting, noise, confidence), "shrunk"
 
 
+def explored(policy: PolicyKind) -> Iterator[tuple[Cell, str]]:
+    """Where the explored arms are measured: honest confidence, and cells that are missing from bad completions."""
+    for setting in SETTINGS:
+        for noise in ("small", "large") if policy == "categorical" else ("large",):
+            yield Cell(setting, noise, "honest"), "half"
+            yield Cell(setting, noise, "honest"), "half_schedule"
+            yield Cell(setting, noise, "any"), "votes_on_d_4"
+            yield Cell(setting, noise, "any", "bad"), "lowest"
+            yield Cell(setting, noise, "any", "bad"), "lowest_all"
+
+
 def run_keys(protocol: Protocol, policy: PolicyKind) -> list[RunKey]:
-    """Every run of the table."""
+    """Every run of the table, those of the protocol first."""
     seeds = range(protocol.sizes(policy).seeds)
-    return [RunKey(policy, cell, arm, seed) for cell, arm in cells_and_arms(policy) for seed in seeds]
+    planned = [*cells_and_arms(policy), *explored(policy)]
+    return [RunKey(policy, cell, arm, seed) for cell, arm in planned for seed in seeds]

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.claim.analysis import Analysis, Comparison, Verdict
 from benchmarks.claim.judge import SimulatedJudge
 from benchmarks.claim.problem import make_problem
-from benchmarks.claim.protocol import ARMS, CONFIDENCES, CRITERIA, LEVELS, NOISES, Cell, Protocol
+from benchmarks.claim.protocol import ALL_ARMS, ARMS, CONFIDENCES, CRITERIA, LEVELS, NOISES, Cell, Protocol
 from benchmarks.claim.statistics import Estimate
 from benchmarks.claim.store import RunStore
 
@@ -34,6 +34,7 @@ def markdown(analyses: Sequence[Analysis]) -> str:
             ("Confidence against uniform weights", analysis.main(), "uniform"),
             ("Repair search", analysis.repairs(), "baseline"),
             ("Missing cells: imputed against filled with zeros", analysis.missing(), "zeros"),
+            ("Explored after the first results, no part of the protocol", analysis.explored(), "baseline"),
         ):
             if rows:
                 parts += [f"\n### {title}\n", comparison_table(rows, baseline)]
@@ -64,7 +65,7 @@ def comparison_table(rows: Sequence[Comparison], baseline: str) -> str:
     lines = []
     for row in rows:
         arm = row.arm if row.cell.missing == "none" else f"{row.arm}, missing {row.cell.missing}"
-        said = row.cell.confidence if ARMS[row.arm].uses_confidence else "–"
+        said = row.cell.confidence if ALL_ARMS[row.arm].uses_confidence else "–"
         line = [row.cell.setting, row.cell.noise, said, arm]
         for level in LEVELS:
             line += [samples(row.theirs.samples[level]), samples(row.ours.samples[level]), interval(row.ratios[level])]
@@ -169,6 +170,7 @@ def as_json(analyses: Sequence[Analysis], store: RunStore) -> dict[str, Any]:
                 "confidence": [_row(c) for c in a.main()],
                 "repairs": [_row(c) for c in a.repairs()],
                 "missing": [_row(c) for c in a.missing()],
+                "explored": [_row(c) for c in a.explored()],
             }
             for a in analyses
         },

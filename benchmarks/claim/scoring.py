@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.claim.protocol import CRITERIA, Arm, Setting
+from benchmarks.claim.protocol import CRITERIA, Arm, ExploredArm, Setting
 from service.domain.algorithm import scoring_options
 from service.domain.rubric import Aggregation
 from service.domain.scoring import (
@@ -41,7 +41,8 @@ class Scorer:
         """All groups of a step, by what earlier steps taught; then they are history themselves."""
         options = replace(self.options, confidence_exponent=self.exponent(step))
         past = self.history.past(RUBRIC)
-        scored = score_groups([GroupCells(self.criteria, rows, past=past) for rows in groups], options)
+        cells = [GroupCells(self.criteria, rows, _refused(rows), past) for rows in groups]
+        scored = score_groups(cells, options)
         for rows in groups:
             self.history.add(RUBRIC, self.criteria, rows)
         return scored
@@ -50,5 +51,14 @@ class Scorer:
 def aggregation_of(arm: Arm) -> dict[str, Any]:
     """The arm as the options `algorithm.aggregation` of a job."""
     first, last = arm.exponents
-    options = {"weighting": arm.weighting, "confidence_exponent": first, "pooling": arm.pooling}
-    return options if last == first else {**options, "confidence_exponent_final": last}
+    options: dict[str, Any] = {"weighting": arm.weighting, "confidence_exponent": first, "pooling": arm.pooling}
+    if last != first:
+        options["confidence_exponent_final"] = last
+    if isinstance(arm, ExploredArm):
+        options |= {"on_subject_null": arm.on_subject_null, "min_coverage": arm.min_coverage}
+    return options
+
+
+def _refused(rows: Sequence[Row]) -> list[set[str]]:
+    """The missing cells of each completion as refusals; only `lowest_observed` makes a difference between kinds of nulls."""
+    return [set(CRITERIA) - set(row) for row in rows]

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.claim.judge import SimulatedJudge
 from benchmarks.claim.problem import Floats, Problem, make_problem
-from benchmarks.claim.protocol import ARMS, CRITERIA, Arm, Protocol, RunKey, Sizes
+from benchmarks.claim.protocol import ALL_ARMS, CRITERIA, Arm, Protocol, RunKey, Sizes
 from benchmarks.claim.scoring import RUBRIC, aggregation_of
 from examples.tiny_model import SPECIAL, make_tiny_model
 from service.domain.grade import Cell
@@ -118,7 +118,7 @@ class _Grading:
                 said["vote_variance"] = None if cell.noise is None else cell.noise * votes
                 cells[key] = Cell(status="ok", score=cell.score, confidence=cell.confidence, **said)
             else:
-                cells[key] = Cell(status="infra_error", reason="the simulated judge failed", **said)
+                cells[key] = Cell(status="refusal", reason="the simulated judge would not say", **said)
         return cells
 
     def forget(self) -> None:
@@ -190,7 +190,7 @@ def fresh_policy(sizes: Sizes, seed: int) -> CausalPolicy:
 def train(protocol: Protocol, key: RunKey) -> list[float]:
     """The attained fraction of the attainable plain reward, measured on each step's own completions, smoothed."""
     torch.set_num_threads(1)
-    sizes, arm = protocol.transformers, ARMS[key.arm]
+    sizes, arm = protocol.transformers, ALL_ARMS[key.arm]
     problem = make_problem(key.cell.setting, sizes, key.seed)
     grader = JudgeAsGrader(SimulatedJudge(protocol.judge, problem, key.cell, arm, key.seed))
     spec, policy, silent, state = (

@@ -9,7 +9,7 @@ import torch
 from benchmarks.claim import categorical, transformer
 from benchmarks.claim.judge import SimulatedJudge
 from benchmarks.claim.problem import make_problem
-from benchmarks.claim.protocol import ARMS, FULL, SETTINGS, Cell, RunKey
+from benchmarks.claim.protocol import ALL_ARMS, ARMS, FULL, SETTINGS, Cell, RunKey
 from benchmarks.claim.scoring import Scorer
 from service.domain.scoring import History
 from workers.advantages.group import score_step, scored_row
@@ -96,10 +96,10 @@ def test_arms_differ_only_from_the_first_update_on():
     assert curves["uniform"][1] != curves["confidence"][1]
 
 
-@pytest.mark.parametrize("name", ARMS)
+@pytest.mark.parametrize("name", ALL_ARMS)
 def test_both_policies_score_an_arm_by_the_same_options(name):
     """The job's own options, resolved by the product, against those of the categorical policy: first, middle and last step."""
-    arm, sizes = ARMS[name], FULL.transformers
+    arm, sizes = ALL_ARMS[name], FULL.transformers
     spec = transformer.spec_of(sizes, arm, 0)
     algorithm = ALGORITHMS[spec.algorithm.type](spec)
     scorer = Scorer(arm, SETTINGS["shared"], 7)
@@ -111,10 +111,10 @@ def test_both_policies_score_an_arm_by_the_same_options(name):
     assert (spec.algorithm.type == "grpo") == (arm.weighting == "uniform")
 
 
-@pytest.mark.parametrize("name", ["confidence", "shrunk", "inverse_variance_2", "uniform_zero"])
+@pytest.mark.parametrize("name", ["confidence", "shrunk", "inverse_variance_2", "uniform_zero", "lowest", "half"])
 def test_a_language_model_run_scores_as_the_categorical_one_does(name):
     """The loop's own way from cells to advantages gives the numbers of the categorical policy's, two steps in a row."""
-    cell, arm = Cell("conflicting", "large", "honest", "random"), ARMS[name]
+    cell, arm = Cell("conflicting", "large", "honest", "random"), ALL_ARMS[name]
     problem = make_problem(cell.setting, FULL.transformers, 0)
     judge = SimulatedJudge(FULL.judge, problem, cell, arm, 0)
     grader, scorer, history = transformer.JudgeAsGrader(judge), Scorer(arm, problem.setting, 10), History()

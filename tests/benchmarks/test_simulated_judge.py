@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.claim.judge import SimulatedJudge
 from benchmarks.claim.problem import make_problem, stream
-from benchmarks.claim.protocol import ARMS, FULL, NOISES, Arm, Cell
+from benchmarks.claim.protocol import ALL_ARMS, FULL, NOISES, Arm, Cell
 
 TAU = FULL.categorical.spread
 GROUPS = 4000
@@ -15,7 +15,7 @@ GROUPS = 4000
 
 def judge_of(noise="large", said="honest", missing="none", arm="confidence", seed=0):
     problem = make_problem("independent", FULL.categorical, seed)
-    arm = arm if isinstance(arm, Arm) else ARMS[arm]
+    arm = arm if isinstance(arm, Arm) else ALL_ARMS[arm]
     return SimulatedJudge(FULL.judge, problem, Cell("independent", noise, said, missing), arm, seed)
 
 
@@ -131,6 +131,15 @@ def test_two_votes_halve_the_variance_and_say_so():
     sigma = TAU * np.array(NOISES["large"])
     assert (verdicts.scores - quality).std(axis=(0, 1)) == pytest.approx(sigma / math.sqrt(2), rel=0.03)
     assert verdicts.vote_variance.mean(axis=(0, 1)) == pytest.approx(sigma**2, rel=0.06)
+
+
+def test_four_votes_on_d_halve_its_deviation_and_no_other():
+    judge, single = judge_of(arm="votes_on_d_4"), judge_of(arm="uniform")
+    quality = qualities(judge)
+    scores, before = judge.grade(quality, 0).scores, single.grade(quality, 0).scores
+    assert (scores[..., :3] == before[..., :3]).all()
+    assert (scores - quality)[..., 3].std() == pytest.approx(TAU * NOISES["large"][3] / 2, rel=0.03)
+    assert abs((scores - quality)[..., 3].mean()) < 4 * TAU * 2 / math.sqrt(quality[..., 3].size)
 
 
 def test_calibration_estimates_reliability_from_its_labels():
