@@ -139,6 +139,15 @@ def test_criteria_that_cancel_out_everywhere_leave_nothing_to_scale():
         assert (group.signal, advantages(group)) == (signal, pytest.approx([0, 0]))
 
 
+def test_rounding_left_by_criteria_that_cancel_is_not_blown_up_to_an_advantage():
+    # weights 1 : 1 and b = 1 − a/3: z_b = −z_a, so A is 0 but for rounding
+    a = [0.1, 0.35, 0.7, 0.2]
+    two = [CriterionWeight("a", 1.0), CriterionWeight("b", 1.0)]
+    options = ScoringOptions(level="criterion", scale="batch_std")
+    group = score_group(two, rows([[x, 1 - x / 3] for x in a]), options)
+    assert (group.signal, advantages(group)) == ("no_spread", [0.0] * 4)
+
+
 # --- noise ---
 
 

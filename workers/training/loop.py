@@ -70,6 +70,7 @@ class Run:
                 raise
             state.batch = self.algorithm.complete(self.policy, collected.batch)
             state.uses = state.uses_left = collected.uses
+            self._watch()
         assert state.batch is not None
         assert self.optimizer is not None
         rate = learning_rate(self.spec.training, state.step, self.steps)
@@ -94,6 +95,14 @@ class Run:
         self.recorder.progress(state.step)
         if not state.uses_left:
             state.batch = None
+
+    def _watch(self) -> None:
+        """Numbers that need the steps before, and flags; for algorithms that sample."""
+        if "coverage" in self.state.collected:
+            extra, flags = self.state.watch.observe(self.state.collected)
+            self.state.collected.update(extra)
+            for kind, data in flags:
+                self.recorder.event(kind, {"step": self.state.step + 1, **data})
 
     def _every(self, steps: int | None) -> bool:
         return steps is not None and self.state.step % steps == 0

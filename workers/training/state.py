@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from service.domain.scoring import History
+from workers.training.watch import Watch
 from workers.types import Batch, PolicyBatch, PreferenceBatch, SupervisedBatch
 
 NULL_WINDOW = 20
@@ -20,6 +21,7 @@ class TrainerState:
     evaluated_step: int | None = None
     cursors: dict[str, int] = field(default_factory=dict)
     history: History = field(default_factory=History)
+    watch: Watch = field(default_factory=Watch)
     null_shares: deque[float] = field(default_factory=lambda: deque(maxlen=NULL_WINDOW))
     evaluation: dict[str, float] = field(default_factory=dict)
     reference: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -39,6 +41,7 @@ class TrainerState:
             "evaluated_step": self.evaluated_step,
             "cursors": self.cursors,
             "history": self.history.to_json(),
+            "watch": self.watch.to_json(),
             "null_shares": list(self.null_shares),
             "evaluation": self.evaluation,
             "reward_average": list(self.reward_average),
@@ -57,6 +60,7 @@ class TrainerState:
             evaluated_step=data["evaluated_step"],
             cursors=dict(data["cursors"]),
             history=History.from_json(data["history"]),
+            watch=Watch.from_json(data["watch"]),
             null_shares=deque(data["null_shares"], maxlen=NULL_WINDOW),
             evaluation=dict(data["evaluation"]),
             reward_average=(data["reward_average"][0], data["reward_average"][1]),

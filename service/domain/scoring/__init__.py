@@ -19,7 +19,7 @@ from service.domain.scoring.rewards import (
     gate_factor,
     plain_reward,
 )
-from service.domain.scoring.stats import has_spread, mean, unbiased_std
+from service.domain.scoring.stats import correlation, has_spread, mean, unbiased_std
 from service.domain.scoring.steps import MAX_STEPS, PooledSteps, Span, pool_steps, split_steps
 from service.domain.scoring.values import (
     GATE,
@@ -61,6 +61,7 @@ __all__ = [
     "StepCredit",
     "Weighting",
     "audit_score",
+    "correlation",
     "coverage",
     "filled_plain_reward",
     "gate_factor",

@@ -140,4 +140,4 @@ def batch_deviation(groups: Sequence[GroupRewards], options: ScoringOptions) -> 
             unscaled, _, _ = centred(rewards, options)
             centre = mean(unscaled.values())
             values.extend(value - centre for value in unscaled.values())
-    return unbiased_std(values)
+    return unbiased_std(values) if has_spread(values) else 0.0

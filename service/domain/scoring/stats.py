@@ -27,3 +27,15 @@ def has_spread(values: Sequence[float]) -> bool:
     if not values:
         return False
     return max(values) - min(values) > 1e-9 + 1e-6 * max(abs(x) for x in values)
+
+
+def correlation(xs: Sequence[float], ys: Sequence[float]) -> float | None:
+    """Pearson's correlation; null for fewer than two pairs, or where either side has no spread."""
+    if len(xs) != len(ys):
+        raise ValueError("a correlation is one of pairs")
+    if len(xs) < 2 or not has_spread(xs) or not has_spread(ys):
+        return None
+    x_mean, y_mean = mean(xs), mean(ys)
+    together = math.fsum((x - x_mean) * (y - y_mean) for x, y in zip(xs, ys, strict=True))
+    apart = math.fsum((x - x_mean) ** 2 for x in xs) * math.fsum((y - y_mean) ** 2 for y in ys)
+    return max(-1.0, min(1.0, together / math.sqrt(apart)))
