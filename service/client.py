@@ -187,9 +187,9 @@ class GrapeClient:
 
     # --- models ---
 
-    def register_model(self, name: str, source: dict[str, str], timeout_s: float = 3600) -> dict[str, Any]:
-        """Register a model and wait until its files are hashed."""
-        model: dict[str, Any] = self.post("/v1/models", {"name": name, "source": source})
+    def register_model(self, name: str, source: dict[str, str], timeout_s: float = 3600, **more: Any) -> dict[str, Any]:
+        """Register a model, with its kind and normalisation if given, and wait until its files are hashed."""
+        model: dict[str, Any] = self.post("/v1/models", {"name": name, "source": source, **more})
         deadline = time.monotonic() + timeout_s
         while model["status"] == "registering":
             if time.monotonic() > deadline:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -24,6 +24,10 @@ def _as_list(value: Any) -> Any:
 
 Paths = Annotated[list[Path], NoDecode, BeforeValidator(_as_list)]
 Words = Annotated[list[str], NoDecode, BeforeValidator(_as_list)]
+
+
+LOCAL_WANTED = "grading_local.wanted"
+"""A file in `jobs.run_dir` by which a worker says that cells wait for a worker of queue `grading_local`."""
 
 
 class _Group(BaseModel):
@@ -71,6 +75,10 @@ class GradingSettings(_Group):
 
     concurrency: int = Field(64, ge=1)
     lease_s: float = Field(15, gt=0)
+    local_memory_mb: float = Field(8192, gt=0)
+    """Weights that a worker of queue `grading_local` keeps loaded; a larger model is loaded alone."""
+    local_device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it runs them: the GPU if it sees one, or as told."""
 
 
 class ModelsSettings(_Group):

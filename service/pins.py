@@ -1,4 +1,4 @@
-"""What a request names and what that is now: rubric versions, judges' revisions and snapshots, pinned so that they stay.
+"""What a request names and what that is now: rubric versions, judges' revisions, models and snapshots, pinned so that they stay.
 
 An id that the project does not have is 422 at its place in the body, the same for a foreign id as for an unknown one.
 """
@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db.queries import datasets as dataset_queries
 from service.db.queries import judges as judge_queries
+from service.db.queries import models as model_queries
 from service.db.queries import rubrics as rubric_queries
-from service.db.tables import Judge
+from service.db.tables import Judge, JudgeRevision
 from service.domain.dataset import Snapshot
 from service.domain.rubric import RubricContent, RubricRef
 from service.errors import Invalid
@@ -55,24 +56,70 @@ async def pin_rubric(
     return {**pinned, "content": version.graded_by}, RubricContent.model_validate(version.graded_by)
 
 
-async def pin_judges(
+Named = Mapping[str, tuple[str, str]]
+"""Id of a judge or a model -> where it is named (a place in the body), and who needs it."""
+
+
+async def pin_graders(
     session: AsyncSession,
     project: str,
     contents: Sequence[RubricContent],
     prompts: Mapping[str, Snapshot] | None = None,
-    named: Mapping[str, tuple[str, str]] | None = None,
-) -> dict[str, int]:
-    """The current revision of every judge that these contents name, and that prompts' own criteria name.
+    named: Named | None = None,
+) -> dict[str, Any]:
+    """What these contents, and prompts' own criteria, are graded by, as it is now.
 
-    `prompts`: snapshots of prompts by their place in the body. `named`: more judges, each with a place and who needs it.
+    `prompts`: snapshots of prompts by their place in the body. `named`: more judges and reward models. The answer has `judges`
+    (judge -> revision), `local_judges` (judge -> the registered model that it is, for those that are one) and `models` (model ->
+    its kind, its hash, which is null while it is being registered, and a reward model's constants).
     """
     wanted: dict[str, tuple[str, str]] = dict(named or {})
     for place, snapshot in (prompts or {}).items():
         values = {"dataset_id": snapshot.dataset, "last_seq": snapshot.last_seq}
-        for judge, seq in await session.execute(dataset_queries.named_by_criteria("judge"), values):
-            wanted.setdefault(judge, (place, f"row {snapshot.dataset}:{seq}"))
+        for field in ("judge", "model"):
+            for found, seq in await session.execute(dataset_queries.named_by_criteria(field), values):
+                wanted.setdefault(found, (place, f"row {snapshot.dataset}:{seq}"))
     for content in contents:
-        wanted.update(dict.fromkeys(content.judge_ids(), ("/rubric", "the rubric")))
+        ids = [*content.judge_ids(), *content.reward_models()]
+        wanted.update(dict.fromkeys(ids, ("/rubric", "the rubric")))
+    judges = await _pin_judges(session, project, {k: v for k, v in wanted.items() if k.startswith("jdg_")})
+    models = {
+        model_id: await _pin_model(session, project, model_id, kind="reward", named=wanted[model_id])
+        for model_id in sorted(wanted)
+        if model_id.startswith("mdl_")
+    }
+    local = await _local_judges(session, judges)
+    for judge, model_id in local.items():
+        place, who = wanted[judge]
+        needed = (place, f"the judge '{judge}', which {who} needs,")
+        models[model_id] = await _pin_model(session, project, model_id, kind="policy", named=needed)
+    return {"judges": judges, "local_judges": local, "models": models}
+
+
+async def _local_judges(session: AsyncSession, judges: Mapping[str, int]) -> dict[str, str]:
+    model = JudgeRevision.config["model"].as_string()
+    pinned = tuple_(JudgeRevision.judge_id, JudgeRevision.revision).in_(list(judges.items()))
+    rows = await session.execute(select(JudgeRevision.judge_id, model).where(pinned, model.is_not(None)))
+    return dict(sorted(rows.tuples().all()))
+
+
+async def _pin_model(
+    session: AsyncSession, project: str, model_id: str, *, kind: str, named: tuple[str, str]
+) -> dict[str, Any]:
+    place, who = named
+    model = await session.scalar(model_queries.model(project, model_id))
+    if model is None:
+        raise Invalid.at(place, "not_found", f"{who} needs the model '{model_id}', which does not exist")
+    if model.kind != kind:
+        raise Invalid.at(
+            place, "wrong_kind", f"{who} needs '{model_id}' as a {kind} model, and it is a {model.kind} model"
+        )
+    if model.status == "failed":
+        raise Invalid.at(place, "model_invalid", f"model '{model_id}' of {who} failed to register: {model.error}")
+    return {"kind": kind, "sha256": model.sha256, "normalisation": model.normalisation}
+
+
+async def _pin_judges(session: AsyncSession, project: str, wanted: Named) -> dict[str, int]:
     found = await session.execute(
         select(Judge.id, Judge.revision).where(Judge.project_id == project, Judge.id.in_(wanted))
     )

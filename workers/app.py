@@ -14,11 +14,11 @@ from workers.context import context
 from workers.poll import PollStep
 
 app = celery_app(context().settings.broker)
+QUEUES = ("training", "grading", "grading_local", "transfer", "maintenance")
+"""Each has its tasks in the module of its name."""
 app.conf.update(
-    imports=[f"workers.tasks.{name}" for name in ("training", "grading", "transfer", "maintenance")],
-    task_routes={
-        f"workers.tasks.{name}.*": {"queue": name} for name in ("training", "grading", "transfer", "maintenance")
-    },
+    imports=[f"workers.tasks.{name}" for name in QUEUES],
+    task_routes={f"workers.tasks.{name}.*": {"queue": name} for name in QUEUES},
     task_create_missing_queues=True,
     worker_prefetch_multiplier=1,
     worker_hijack_root_logger=False,

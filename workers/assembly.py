@@ -16,11 +16,14 @@ from service.domain.criteria import criterion_weights
 from service.domain.dataset import DemonstrationRow, PreferenceRow, PromptRow, prompt_view
 from service.domain.job import JobSpec
 from service.domain.job_state import JobFailure
+from service.domain.model import UNNORMALISED, UNNORMALISED_WARNING, Normalisation
 from service.domain.preference import RewardModelConfig
 from service.domain.rubric import DEFAULT_AGGREGATION, Criterion, RubricContent
 from service.domain.scoring import ScoringOptions
 from workers.algorithms import ALGORITHMS
 from workers.algorithms.base import Demonstration, Preference
+from workers.graders.local.reward import RewardScorer
+from workers.graders.local.shelf import Shelf
 from workers.graders.rubric import Desk, RubricGrader, prompt_needs
 from workers.policy.causal import CausalPolicy
 from workers.policy.heads import add_value_model, load_reward_policy
@@ -53,6 +56,7 @@ class Materials:
     resolved: dict[str, Any]
     steps: int
     files: ModelFiles
+    model_files: Callable[[str], ModelFiles]
     rows: Callable[[str], Rows]
     desk: Callable[[str], Desk]
     recorder: Recorder
@@ -84,11 +88,12 @@ def assemble(materials: Materials) -> Run:
             given = {name: value for name, value in common.items() if name != "resume"}
             add_value_model(policy, algorithm.value_kind, materials.files, **given)
     optimizer = build_optimizer(policy, spec.training, algorithm.value_learning_rate) if algorithm.trains else None
+    scorer = _scorer(materials)
     environment = TrainingEnvironment(
         spec, state, materials.recorder, steps=materials.steps, check=materials.control.check
     )
     if samples(spec.algorithm):
-        grader = _grader(materials, "rubric")
+        grader = _grader(materials, "rubric", scorer)
         environment.prompts = _prompts(materials, "prompts", policy, grader)
         environment.rollouts = _rollouts(materials, policy, grader)
         if isinstance(spec.algorithm, OnPolicyConfig):
@@ -101,7 +106,7 @@ def assemble(materials: Materials) -> Run:
     if isinstance(spec.algorithm, RewardModelConfig):
         evaluation = _held_out(materials, policy, environment, spec.algorithm)
     else:
-        evaluation = _evaluation(materials, policy)
+        evaluation = _evaluation(materials, policy, scorer)
     run = Run(
         spec=spec,
         steps=materials.steps,
@@ -121,13 +126,38 @@ def assemble(materials: Materials) -> Run:
     return run
 
 
-def _grader(materials: Materials, rubric: str) -> RubricGrader:
+def _scorer(materials: Materials) -> RewardScorer:
+    """The reward models that the rubrics ask, loaded now, so that one that cannot be used ends the job before it begins."""
+    pinned: dict[str, dict[str, Any]] = materials.resolved.get("models", {})
+
+    def constants(model_id: str) -> Normalisation:
+        known = pinned[model_id]["normalisation"]
+        return UNNORMALISED if known is None else Normalisation.model_validate(known)
+
+    scorer = RewardScorer(materials.model_files, constants, Shelf())
+    for model_id, model in pinned.items():
+        if model["kind"] == "reward":
+            scorer.load(model_id)
+            if model["normalisation"] is None:
+                data = {"code": "no_normalisation", "model": model_id, "message": UNNORMALISED_WARNING}
+                materials.recorder.event("job.warning", data)
+    return scorer
+
+
+def _grader(materials: Materials, rubric: str, scorer: RewardScorer) -> RubricGrader:
     version, algorithm = materials.resolved[rubric], materials.spec.algorithm
     content = RubricContent.model_validate(version["content"])
     aggregation = content.aggregation.over(DEFAULT_AGGREGATION)
     if isinstance(algorithm, OnPolicyConfig | EvaluateConfig):
         aggregation = algorithm.aggregation.over(aggregation)
-    return RubricGrader(content, version["hash"], materials.desk(rubric), aggregation.prompt_criteria_weight or 1.0)
+    return RubricGrader(
+        content,
+        version["hash"],
+        materials.desk(rubric),
+        aggregation.prompt_criteria_weight or 1.0,
+        scorer=scorer,
+        local_judges=materials.resolved.get("local_judges", {}),
+    )
 
 
 def _rollouts(materials: Materials, policy: CausalPolicy, grader: RubricGrader) -> Rollouts:
@@ -135,7 +165,7 @@ def _rollouts(materials: Materials, policy: CausalPolicy, grader: RubricGrader) 
     return Rollouts(policy, grader, materials.control, spec.training.seed, spec.rollout.max_completion_tokens)
 
 
-def _evaluation(materials: Materials, policy: CausalPolicy) -> Evaluation | None:
+def _evaluation(materials: Materials, policy: CausalPolicy, scorer: RewardScorer) -> Evaluation | None:
     """Held-out evaluation of a training job; for an `evaluate` job, the whole of it."""
     spec = materials.spec
     if isinstance(spec.algorithm, EvaluateConfig):
@@ -150,7 +180,7 @@ def _evaluation(materials: Materials, policy: CausalPolicy) -> Evaluation | None
         options = ScoringOptions(weighting="uniform")
     else:
         return None
-    grader = _grader(materials, rubric)
+    grader = _grader(materials, rubric, scorer)
     return Evaluation(
         rollouts=_rollouts(materials, policy, grader),
         recorder=materials.recorder,

@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from service.config import Settings
 from service.db.engine import Database
@@ -28,6 +28,9 @@ from workers.runs.cells import CellDesk
 from workers.runs.held import Held, HeldJob, StaleFence, model_folder
 from workers.runs.writer import RecordWriter
 from workers.training.ports import Interrupted, Suspended
+
+if TYPE_CHECKING:
+    from workers.policy.loading import ModelFiles
 
 
 def preload() -> None:
@@ -80,7 +83,11 @@ class Attempt:
 
         assert self.job is not None
         job = self.job
-        files = self._model_files(job)
+        files = self._model_files(job.spec.policy.model)
+        job.resolved["policy"] = {"model": files.id, "sha256": self.held.model(files.id).sha256}
+        for model_id, pinned in job.resolved.get("models", {}).items():
+            self._model_files(model_id)
+            pinned["sha256"] = self.held.model(model_id).sha256
         self._probe_judges(job)
         rubric = job.resolved.get("rubric") or {}
         rubrics = {"train": rubric, "evaluation": job.resolved.get("evaluation_rubric") or rubric}
@@ -95,6 +102,7 @@ class Attempt:
                 resolved=job.resolved,
                 steps=job.steps,
                 files=files,
+                model_files=self._model_files,
                 rows=self._rows,
                 desk=lambda name: CellDesk(
                     self.held, job.project_id, name, bell=bell, outbox=outbox, check=self.channel.check
@@ -120,25 +128,20 @@ class Attempt:
 
     # --- starting ---
 
-    def _model_files(self, job: Held) -> Any:
-        """The policy's files, once it is registered; its hash goes into the job."""
+    def _model_files(self, model_id: str) -> ModelFiles:
+        """A model's files, once it is registered."""
         from workers.policy.loading import ModelFiles
 
-        def files_of(model_id: str) -> ModelFiles:
-            while (model := self.held.model(model_id)).status == "registering":
-                self.held.reason(f"waiting for model {model_id} to be registered")
-                self.channel.check()
-                time.sleep(1.0)
-            if model.status == "failed":
-                raise JobFailure("model_invalid", f"model {model_id} failed to register: {model.error}")
-            assert model.files is not None
-            files = [CheckpointFile.model_validate(file) for file in model.files]
-            base = files_of(model.base_model_id) if model.base_model_id else None
-            if model_id == job.spec.policy.model:
-                job.resolved["policy"] = {"model": model_id, "sha256": model.sha256}
-            return ModelFiles(model_id, model_folder(model, self.store.root), files, base)
-
-        return files_of(job.spec.policy.model)
+        while (model := self.held.model(model_id)).status == "registering":
+            self.held.reason(f"waiting for model {model_id} to be registered")
+            self.channel.check()
+            time.sleep(1.0)
+        if model.status == "failed":
+            raise JobFailure("model_invalid", f"model {model_id} failed to register: {model.error}")
+        assert model.files is not None
+        files = [CheckpointFile.model_validate(file) for file in model.files]
+        base = self._model_files(model.base_model_id) if model.base_model_id else None
+        return ModelFiles(model_id, model_folder(model, self.store.root), files, base)
 
     def _probe_judges(self, job: Held) -> None:
         """One question to each judge's endpoint: is anybody there?"""
@@ -146,6 +149,8 @@ class Attempt:
 
         vault = Vault(self.settings.require_secret_key())
         for judge_id, revision in job.resolved["judges"].items():
+            if judge_id in job.resolved.get("local_judges", {}):
+                continue
             head, row = self.held.judge(judge_id, revision)
             api_key = vault.open(head.secret, judge_id) if head.secret is not None else None
             problem = probe(row.config["endpoint"]["base_url"], api_key, self.settings.egress.allow)

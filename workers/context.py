@@ -8,11 +8,13 @@ from typing import Any
 
 from service.config import Settings
 from service.db.engine import Database
+from service.domain.places import GRADING_LOCAL
 from service.queue import Bell, Outbox, celery_app
 from service.security import Vault
 from service.storage import ArtifactStore
 from workers.grading import GradingEngine
 from workers.gradings.runner import GradingRunner
+from workers.local_grading import LocalGradingEngine
 from workers.nursery import Nursery
 from workers.runs.cells import CellWork
 from workers.runs.claims import Claims
@@ -33,6 +35,7 @@ class Context:
     runner: Runner
     grading: GradingEngine
     gradings: GradingRunner
+    local_grading: LocalGradingEngine
     registrar: Registrar
     poll: Any = None
 
@@ -48,6 +51,8 @@ def context() -> Context:
     engine = GradingEngine(
         CellWork(database, bell, settings.grading.lease_s), settings, Vault(settings.require_secret_key())
     )
+    store = ArtifactStore(settings.storage)
+    local = CellWork(database, bell, settings.grading.lease_s, queue=GRADING_LOCAL)
     gradings = GradingClaims(database, settings.jobs, settings.grading.lease_s)
     return Context(
         settings=settings,
@@ -58,5 +63,6 @@ def context() -> Context:
         runner=Runner(claims, nursery),
         grading=engine,
         gradings=GradingRunner(gradings, settings, bell, asked=engine.wake),
-        registrar=Registrar(database, ArtifactStore(settings.storage)),
+        local_grading=LocalGradingEngine(local, settings, store.root),
+        registrar=Registrar(database, store),
     )

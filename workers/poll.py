@@ -13,6 +13,9 @@ from typing import Any
 from celery import bootsteps
 from celery.signals import worker_shutting_down
 
+from service.config import LOCAL_WANTED
+from service.db.queries.cells import some_wait
+from service.domain.places import GRADING_LOCAL
 from workers.context import Context, context
 
 log = logging.getLogger(__name__)
@@ -48,6 +51,8 @@ class PollThread:
         if "grading" in self.queues:
             self.context.gradings.stop()
             self.context.grading.stop()
+        if GRADING_LOCAL in self.queues:
+            self.context.local_grading.stop()
         self._stopping.set()
         self._wake.set()
         self._thread.join(timeout=10)
@@ -56,9 +61,12 @@ class PollThread:
         if "grading" in self.queues:
             self.context.grading.start()
             self.context.gradings.start()
+        if GRADING_LOCAL in self.queues:
+            self.context.local_grading.start()
         while not self._stopping.is_set():
             self._attempt(self.context.claims.look_after)
             self._attempt(self.context.outbox.flush)
+            self._attempt(self._want_local)
             if "transfer" in self.queues:
                 self._attempt(self.context.registrar.register_next)
             if "training" in self.queues and not self.context.runner.draining.is_set():
@@ -67,6 +75,15 @@ class PollThread:
             self._wake.clear()
         if "training" in self.queues:
             self.context.nursery.close()
+
+    def _want_local(self) -> None:
+        """Under `grape up`: have the worker of local models started, once cells wait for it."""
+        run_dir = self.context.settings.jobs.run_dir
+        if run_dir is None or GRADING_LOCAL in self.queues or (run_dir / LOCAL_WANTED).exists():
+            return
+        with self.context.database.transaction() as session:
+            if session.scalar(some_wait(GRADING_LOCAL)):
+                (run_dir / LOCAL_WANTED).touch()
 
     def _train(self) -> None:
         # Only this thread starts children (see workers.nursery), the next one while a job still runs, so that the job after it

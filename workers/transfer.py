@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 from service.db.engine import Database
 from service.db.queries import jobs as job_queries
 from service.db.queries import models as queries
+from service.domain.model import reward_problem
 from service.storage import ArtifactStore, ModelFolderError, check_model_folder, hash_model_folder
 
 log = logging.getLogger(__name__)
@@ -34,7 +36,7 @@ class Registrar:
                 return False
             session.execute(job_queries.forget_messages(row.id))
         try:
-            values = self._register(row.id, row.project_id, row.source)
+            values = self._register(row.id, row.project_id, row.kind, row.source)
         except Exception as error:
             log.warning("model %s: %s", row.id, error)
             values = {"status": "failed", "error": f"{type(error).__name__}: {error}"[:1000]}
@@ -42,7 +44,7 @@ class Registrar:
             session.execute(queries.finish_registering(row.id, values))
         return True
 
-    def _register(self, model_id: str, project_id: str, source: dict[str, Any]) -> dict[str, Any]:
+    def _register(self, model_id: str, project_id: str, kind: str, source: dict[str, Any]) -> dict[str, Any]:
         if "path" in source:
             folder = Path(source["path"]).resolve()
             location = str(folder)
@@ -50,6 +52,9 @@ class Registrar:
             folder = self._fetch(f"projects/{project_id}/models/{model_id}", source["hub"])
             location = str(folder)
         check_model_folder(folder)
+        problem = reward_problem(json.loads((folder / "config.json").read_text())) if kind == "reward" else None
+        if problem is not None:
+            raise ModelFolderError(problem)
         sha256, files = hash_model_folder(folder)
         return {
             "status": "ready",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +12,7 @@ from service.cli.common import USAGE, DataDir, Json, Limit, client, first, out, 
 models = typer.Typer(help="Models, by the hashes of their files.", no_args_is_help=True)
 datasets = typer.Typer(help="Datasets: prompts, demonstrations and preferences.", no_args_is_help=True)
 
-MODEL = ("id", "name", "kind", "status", "sha256", "source", "error")
+MODEL = ("id", "name", "kind", "status", "sha256", "source", "normalisation", "error")
 DATASET = ("id", "name", "kind", "rows", "batches", "hash")
 
 
@@ -22,23 +22,47 @@ def register(
     path: Annotated[Path | None, typer.Option(help="a folder below GRAPE_MODELS__ROOTS")] = None,
     hub: Annotated[str | None, typer.Option(help="a name on the hub, with @revision if wanted")] = None,
     checkpoint: Annotated[str | None, typer.Option(help="a checkpoint's id")] = None,
+    kind: Annotated[str, typer.Option(help="policy, or reward for a model that scores")] = "policy",
+    mean: Annotated[float | None, typer.Option(help="a reward model's mean output")] = None,
+    std: Annotated[float | None, typer.Option(help="the standard deviation of its outputs")] = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
     """Register a model from a folder, the hub, or a checkpoint."""
+    if (mean is None) != (std is None):
+        stop("give --mean and --std together", USAGE)
     given = {"path": str(path.absolute()) if path else None, "hub": hub, "checkpoint": checkpoint}
     source = {kind: value for kind, value in given.items() if value}
     if len(source) != 1:
         stop("give exactly one of --path, --hub and --checkpoint", USAGE)
     with client(data_dir) as api:
-        show(api.register_model(name, source), as_json, MODEL)
+        more: dict[str, Any] = {} if kind == "policy" else {"kind": kind}
+        if mean is not None:
+            more["normalisation"] = {"mean": mean, "std": std}
+        model = api.register_model(name, source, **more)
+        for warning in () if as_json else model["warnings"]:
+            out.print(f"warning: {warning}")
+        show(model, as_json, MODEL)
+
+
+@models.command("normalise")
+def normalise(
+    model_id: str,
+    mean: Annotated[float, typer.Option(help="the mean of the model's outputs on typical answers")],
+    std: Annotated[float, typer.Option(help="their standard deviation")],
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Give a reward model the constants that turn its outputs into scores; new jobs use them."""
+    with client(data_dir) as api:
+        show(api.patch(f"/v1/models/{model_id}", {"normalisation": {"mean": mean, "std": std}}), as_json, MODEL)
 
 
 @models.command("list")
 def list_models(data_dir: DataDir = None, as_json: Json = False, limit: Limit = 100) -> None:
     """List models."""
     with client(data_dir) as api:
-        show_list(first(api.pages("/v1/models"), limit), as_json, ("id", "name", "status", "sha256", "source"))
+        show_list(first(api.pages("/v1/models"), limit), as_json, ("id", "name", "kind", "status", "sha256", "source"))
 
 
 @models.command("show")

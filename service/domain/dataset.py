@@ -46,13 +46,14 @@ class PromptRow(Value):
 
 
 def prompt_view(row: PromptRow, row_id: str) -> dict[str, Any]:
-    """A prompt as graders and readers see it."""
+    """A prompt as graders and readers see it; `form` says how it was written, and so how models read it."""
     messages = row.text_or_messages
     shown = [{"role": "user", "content": messages}] if isinstance(messages, str) else [m.model_dump() for m in messages]
     view = {
         "id": row_id,
         "category": row.category,
         "messages": shown,
+        "form": "text" if isinstance(messages, str) else "messages",
         "reference": row.reference,
         "tags": row.tags,
         "metadata": row.metadata,

@@ -1,4 +1,4 @@
-"""What can grade a completion on one criterion: verifiers, composites of them, and judges, each with its own fields."""
+"""What can grade a completion on one criterion: verifiers, reward models, composites of these, and judges, each with its fields."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from service.domain.base import Value, refuse
 from service.domain.conversation import Text
 from service.domain.formula import FUNCTIONS, MAX_LENGTH, FormulaError, parse_formula
-from service.domain.judge import Confidence, Votes
+from service.domain.judge import Confidence, ModelId, Votes
 from service.domain.template import check_template
 
 Template = Annotated[Text, StringConstraints(min_length=1), AfterValidator(check_template)]
@@ -102,6 +102,13 @@ class SimilarityGrader(Value):
     threshold: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
+class RewardModelGrader(Value):
+    """A registered model of kind `reward`: sigmoid((x − mean)/std) of its output x on prompt and completion."""
+
+    type: Literal["reward_model"]
+    model: ModelId
+
+
 _STANDS_ALONE = {
     "judge": "a judge's score has a critique and a confidence of its own, which a formula would lose: "
     "make it a criterion of its own",
@@ -119,7 +126,13 @@ def _nests(grader: Any) -> Any:
 PartName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 PartGrader = Annotated[
     Annotated[
-        ExactGrader | ContainsGrader | RegexGrader | NumericGrader | JsonSchemaGrader | SimilarityGrader,
+        ExactGrader
+        | ContainsGrader
+        | RegexGrader
+        | NumericGrader
+        | JsonSchemaGrader
+        | SimilarityGrader
+        | RewardModelGrader,
         Field(discriminator="type"),
     ],
     BeforeValidator(_nests),
@@ -178,6 +191,7 @@ Grader = Annotated[
     | NumericGrader
     | JsonSchemaGrader
     | SimilarityGrader
+    | RewardModelGrader
     | CompositeGrader
     | JudgeGrader,
     Field(discriminator="type"),
@@ -190,6 +204,7 @@ GRADER_CONFIGS: dict[str, type[Value]] = {
     "numeric": NumericGrader,
     "json_schema": JsonSchemaGrader,
     "similarity": SimilarityGrader,
+    "reward_model": RewardModelGrader,
     "composite": CompositeGrader,
     "judge": JudgeGrader,
 }
@@ -214,8 +229,17 @@ def templates_of(grader: Any) -> list[str]:
     return found
 
 
+def reward_models_of(grader: Any) -> list[str]:
+    """The reward models that a grader asks, each once, sorted."""
+    return sorted({part.model for part in parts_of(grader).values() if isinstance(part, RewardModelGrader)})
+
+
 def gives_number(grader: Any) -> bool:
-    """Whether a grader's own answer is a number in [0, 1] rather than a hit or a miss (what a judge gives, its scale says)."""
-    if isinstance(grader, SimilarityGrader):
-        return grader.threshold is None
-    return isinstance(grader, CompositeGrader)
+    """Whether a grader's own answer is a number in [0, 1] rather than a hit or a miss (what a judge gives, its scale says).
+
+    A grader, or what may become one.
+    """
+    fields = grader if isinstance(grader, dict) else getattr(grader, "__dict__", {})
+    if fields.get("type") == "similarity":
+        return fields.get("threshold") is None
+    return fields.get("type") in ("composite", "reward_model")

@@ -122,8 +122,8 @@ def scoring_options(aggregation: Aggregation) -> ScoringOptions:
 
 
 def prompt_key(view: dict[str, Any]) -> str:
-    """Prompts with this key are equal, whatever their ids are."""
-    return content_hash({name: value for name, value in view.items() if name != "id"})
+    """Prompts with this key are equal, whatever their ids are, and whether they were written as text or as one message."""
+    return content_hash({name: value for name, value in view.items() if name not in ("id", "form")})
 
 
 def graded_texts(kind: str, row_id: str, content: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:

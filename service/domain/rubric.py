@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from service.domain.base import Loc, Value, content_hash, refuse
 from service.domain.conversation import Name, NonEmptyText, Text
-from service.domain.grader import Grader, JudgeGrader, gives_number
+from service.domain.grader import Grader, JudgeGrader, gives_number, reward_models_of
 
 MAX_DEPTH = 8
 """How deep rubrics may include each other."""
@@ -117,11 +117,6 @@ BLANK_LINES = r"\n[ \t]*\n\s*"
 """What steps are separated by unless the criterion names a pattern of its own."""
 
 
-def _default_scale(given: dict[str, Any]) -> BooleanScale | UnitScale:
-    """Boolean, unless the grader gives a number. `given` holds the fields that stand before `scale`."""
-    return UnitScale(type="unit") if gives_number(given.get("grader")) else BooleanScale()
-
-
 class Criterion(Value):
     """One thing that is graded."""
 
@@ -130,8 +125,7 @@ class Criterion(Value):
     text: Text = ""
     weight: Annotated[float, Field(gt=0, le=1e9)] | None = None
     polarity: Literal["met_is_good", "met_is_bad"] = "met_is_good"
-    grader: Grader
-    scale: Scale = Field(default_factory=_default_scale)
+    scale: Scale = BooleanScale()
     audit: bool = False
     default_confidence: Share | None = None
     tags: list[Name] = []
@@ -140,6 +134,15 @@ class Criterion(Value):
     scope: Literal["completion", "step"] = "completion"
     step_separator: Annotated[Text, StringConstraints(min_length=1, max_length=1000)] | None = None
     step_pooling: Literal["mean", "min"] = "mean"
+    grader: Grader
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scale_of_numbers(cls, data: Any) -> Any:
+        """Boolean is the default, unless the grader gives a number."""
+        if isinstance(data, dict) and "scale" not in data and gives_number(data.get("grader")):
+            return {**data, "scale": {"type": "unit"}}
+        return data
 
     @model_validator(mode="after")
     def _whole(self) -> Criterion:
@@ -287,6 +290,10 @@ class RubricContent(_Rubric):
     def judge_ids(self) -> list[str]:
         """The judges that it needs, each once, sorted."""
         return sorted({c.grader.judge for c in self.criteria if isinstance(c.grader, JudgeGrader)})
+
+    def reward_models(self) -> list[str]:
+        """The reward models that it needs, each once, sorted."""
+        return sorted({model for c in self.criteria for model in reward_models_of(c.grader)})
 
 
 class AuthoredContent(_Rubric):

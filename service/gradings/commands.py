@@ -19,7 +19,7 @@ from service.domain.scoring import mismatches
 from service.errors import Invalid, NotFound
 from service.gradings.texts import GivenTexts
 from service.operation import Caller
-from service.pins import pin_judges, pin_rubric, pin_snapshot
+from service.pins import pin_graders, pin_rubric, pin_snapshot
 
 REPORTED = 100
 
@@ -27,7 +27,7 @@ REPORTED = 100
 async def create_grading(session: AsyncSession, caller: Caller, spec: GradingSpec) -> Grading:
     """Check and pin everything that it names, and queue it. Datasets and jobs are read by the worker."""
     project, grading_id = caller.project_id, new_id("grading")
-    resolved: dict[str, Any] = {"rubric": None, "judges": {}}
+    resolved: dict[str, Any] = {"rubric": None, "judges": {}, "local_judges": {}, "models": {}}
     aggregation = spec.aggregation
     content: RubricContent | None = None
     if spec.rubric is not None:
@@ -41,9 +41,9 @@ async def create_grading(session: AsyncSession, caller: Caller, spec: GradingSpe
         given = GivenTexts(grading_id, content, aggregation)
         for position, item in enumerate(spec.texts):
             given.add(item.prompt, item.text, item.group, f"/texts/{position}/prompt")
-        named = given.judges
+        named = given.named
     if content is not None and not spec.reuse_cells:
-        resolved["judges"] = await pin_judges(session, project, [content], named=named)
+        resolved.update(await pin_graders(session, project, [content], named=named))
     grading = queued(grading_id, project, source, resolved, reuse_cells=spec.reuse_cells)
     grading.cells = given.cells if given is not None else None
     session.add(grading)
@@ -96,13 +96,14 @@ def aggregate_by(content: RubricContent, wanted: Aggregation) -> Aggregation:
 async def _source(
     session: AsyncSession, project: str, spec: GradingSpec
 ) -> tuple[dict[str, Any], dict[str, tuple[str, str]]]:
-    """What is stored and shown of the source, and the judges that prompts' own criteria name, with place and who needs them."""
+    """What is stored and shown of the source, and the judges and reward models that prompts' own criteria name, with place and who
+    needs them."""
     if spec.texts is not None:
         return {"texts": len(spec.texts)}, {}
     if spec.completions is not None:
         await _require_completions(session, project, spec.completions)
-        judges = await session.scalars(queries.JUDGES_OF_COMPLETIONS, {"ids": spec.completions})
-        return {"completions": len(spec.completions)}, dict.fromkeys(judges, ("/completions", "a completion's prompt"))
+        found = await session.scalars(queries.NAMED_BY_COMPLETIONS, {"ids": spec.completions})
+        return {"completions": len(spec.completions)}, dict.fromkeys(found, ("/completions", "a completion's prompt"))
     if spec.dataset is not None:
         snapshot, kind = await pin_snapshot(session, project, spec.dataset, tuple(TEXTS_PER_ROW), "/dataset")
         return {"dataset": snapshot.model_dump(), "kind": kind}, {}
@@ -113,15 +114,16 @@ async def _source(
         purpose = spec.purpose or ("evaluation" if job.algorithm == "evaluate" else "train")
         if await session.scalar(queries.has_completions(job_id=job.id, purpose=purpose)) is None:
             raise Invalid.at("/job", "empty", f"job '{job.id}' has no completions of purpose '{purpose}'")
-        named = dict.fromkeys(job.resolved["judges"], ("/job", "a prompt of the job"))
+        rewards = [model for model, pinned in job.resolved.get("models", {}).items() if pinned["kind"] == "reward"]
+        named = dict.fromkeys([*job.resolved["judges"], *rewards], ("/job", "a prompt of the job"))
         return {"job": job.id, "purpose": purpose}, named
     assert spec.grading is not None
     if await session.scalar(queries.by_id(project, spec.grading)) is None:
         raise Invalid.at("/grading", "not_found", f"there is no grading '{spec.grading}'")
     if await session.scalar(queries.has_completions(grading_id=spec.grading)) is None:
         raise Invalid.at("/grading", "empty", f"grading '{spec.grading}' has no completions yet")
-    judges = await session.scalars(queries.JUDGES_OF_GRADING, {"source_id": spec.grading})
-    return {"grading": spec.grading}, dict.fromkeys(judges, ("/grading", "a prompt of the grading"))
+    found = await session.scalars(queries.NAMED_BY_GRADING, {"source_id": spec.grading})
+    return {"grading": spec.grading}, dict.fromkeys(found, ("/grading", "a prompt of the grading"))
 
 
 async def _require_completions(session: AsyncSession, project: str, ids: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from service.db.queries import grading_items as item_queries
 from service.db.tables import Grading
 from service.domain.criteria import criteria_of, criterion_weights
 from service.domain.dataset import PromptRow, prompt_view
-from service.domain.grader import JudgeGrader, templates_of
+from service.domain.grader import JudgeGrader, RewardModelGrader, parts_of, templates_of
 from service.domain.grading import prompt_key, scoring_options
 from service.domain.rubric import Aggregation, Criterion, RubricContent
 from service.domain.scoring import mismatches
@@ -36,13 +36,13 @@ class GivenText:
 
 @dataclass(slots=True)
 class GivenTexts:
-    """The texts of a request. `judges` are those that prompts' own criteria name, each with its place and who needs it."""
+    """The texts of a request. `named`: judges and reward models of prompts' own criteria, each with place and who needs it."""
 
     grading_id: str
     content: RubricContent
     aggregation: Aggregation
     texts: list[GivenText] = field(default_factory=list)
-    judges: dict[str, tuple[str, str]] = field(default_factory=dict)
+    named: dict[str, tuple[str, str]] = field(default_factory=dict)
     cells: int = 0
     _prompts: dict[str, tuple[str, list[Criterion]]] = field(default_factory=dict)
     _groups: dict[str, tuple[str, list[Criterion]]] = field(default_factory=dict)
@@ -72,9 +72,12 @@ class GivenTexts:
         if faults:
             raise Invalid.of(faults)
         for position, criterion in enumerate(prompt.criteria):
-            if isinstance(criterion.grader, JudgeGrader):
-                here = f"{place}/criteria/{position}/grader/judge"
-                self.judges.setdefault(criterion.grader.judge, (here, f"criterion '{criterion.key}'"))
+            for below, grader in parts_of(criterion.grader).items():
+                here, who = f"{place}/criteria/{position}/grader{below}", f"criterion '{criterion.key}'"
+                if isinstance(grader, JudgeGrader):
+                    self.named.setdefault(grader.judge, (f"{here}/judge", who))
+                if isinstance(grader, RewardModelGrader):
+                    self.named.setdefault(grader.model, (f"{here}/model", who))
 
     def _check_criteria(self, criteria: Sequence[Criterion], view: dict[str, Any], place: str) -> None:
         if all(criterion.audit for criterion in criteria):

@@ -29,7 +29,7 @@ from service.domain.rubric import DEFAULT_AGGREGATION, Aggregation, RubricConten
 from service.domain.scoring import CriterionWeight
 from service.errors import Conflict, Invalid, NotFound
 from service.operation import Caller
-from service.pins import pin_judges, pin_rubric, pin_snapshot, votes_of
+from service.pins import pin_graders, pin_rubric, pin_snapshot, votes_of
 
 
 async def submit_job(session: AsyncSession, caller: Caller, spec: JobSpec) -> Job:
@@ -66,7 +66,7 @@ async def submit_job(session: AsyncSession, caller: Caller, spec: JobSpec) -> Jo
             contents.append(content)
     places = {"prompts": "/data/prompts", "evaluation": "/evaluation/prompts"}
     rows = {place: data[kind] for kind, place in places.items() if kind in data}
-    pinned["judges"] = await pin_judges(session, project, contents, rows if contents else {})
+    pinned.update(await pin_graders(session, project, contents, rows if contents else {}))
     if isinstance(spec.algorithm, OnPolicyConfig | EvaluateConfig):
         pinned["judge_votes"] = await votes_of(session, pinned["judges"])
         _check_options(spec.algorithm, criterion_weights(contents[0].criteria, pinned["judge_votes"]))

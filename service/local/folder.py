@@ -76,7 +76,7 @@ class DataFolder:
 
     def children_gone(self) -> None:
         """Forget children of a stack that was killed: they died with it."""
-        for path in self.children.glob("*.json"):
+        for path in (*self.children.glob("*.json"), *self.children.glob("*.wanted")):
             path.unlink(missing_ok=True)
 
     def secrets(self) -> dict[str, str]:

@@ -16,7 +16,7 @@ from types import FrameType
 import httpx
 from sqlalchemy.exc import OperationalError
 
-from service.config import DatabaseSettings
+from service.config import LOCAL_WANTED, DatabaseSettings
 from service.db import migrate
 from service.db.engine import Database
 from service.db.queries import projects as queries
@@ -31,6 +31,8 @@ from service.projects.commands import make_key, make_project
 from service.security import Vault
 
 WORKERS = ("training", "grading", "beat")
+ON_DEMAND = "grading_local"
+"""A worker that starts when the first cells wait for a model of this machine: most rubrics have none."""
 
 
 def free_port(host: str = "127.0.0.1", port: int = 0) -> int:
@@ -176,7 +178,7 @@ class Stack:
             schedule = str(self.folder.path / "run" / "beat")
             argv = [*celery, "beat", "--schedule", schedule, "--pidfile", "", "--loglevel", "WARNING"]
             return Program(role, argv, self._env, stop_timeout_s=10)
-        queues = {"training": "training", "grading": "grading,transfer,maintenance"}[role]
+        queues = "grading,transfer,maintenance" if role == "grading" else role
         argv = [
             *celery, "worker", "--queues", queues, "--pool", "threads", "--concurrency", "1", "--hostname", f"{role}@%h",
             "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "INFO",
@@ -229,6 +231,8 @@ class Stack:
         """Keep everything running until a signal."""
         assert self._supervisor is not None
         while not self._stop.wait(0.1):
+            if (self.folder.children / LOCAL_WANTED).exists() and not self._supervisor.known(ON_DEMAND):
+                self._supervisor.start(self._worker(ON_DEMAND))
             self._supervisor.tick()
 
     def stop(self) -> None:

@@ -13,8 +13,9 @@ from service.config import ModelsSettings
 from service.db.queries.models import REGISTER_TASK, TRANSFER_QUEUE, values_from_checkpoint
 from service.db.tables import Checkpoint, Job, Model, Outbox
 from service.domain.ids import new_id
+from service.domain.model import reward_problem
 from service.errors import Invalid
-from service.models.schemas import ModelIn
+from service.models.schemas import ModelIn, ModelPatch
 from service.operation import Caller
 from service.storage import ModelFolderError, check_model_folder, folder_bytes, hash_model_folder
 
@@ -40,13 +41,18 @@ async def register_model(session: AsyncSession, caller: Caller, settings: Models
         kind=body.kind,
         source=body.source.model_dump(exclude_none=True),
         status="registering",
+        normalisation=body.normalisation.model_dump() if body.normalisation is not None else None,
     )
     if body.source.checkpoint is not None:
-        await _from_checkpoint(session, caller, model, body.source.checkpoint)
+        await _from_checkpoint(session, caller, model, body)
     elif body.source.path is not None:
         folder = allowed_folder(body.source.path, settings)
         model.location = str(folder)
-        model.config = read_config(folder)
+        config = read_config(folder)
+        problem = reward_problem(config) if body.kind == "reward" else None
+        if problem is not None:
+            raise Invalid.at("/source/path", "model_invalid", problem)
+        model.config = {name: config[name] for name in SHOWN_CONFIG if name in config}
         if folder_bytes(folder) <= HASH_AT_ONCE_BYTES:
             sha256, files = await asyncio.to_thread(hash_model_folder, folder)
             model.status, model.sha256 = "ready", sha256
@@ -88,20 +94,45 @@ def allowed_folder(path: str, settings: ModelsSettings) -> Path:
 
 
 def read_config(folder: Path) -> dict[str, object]:
-    """The part of config.json that is worth showing; an unreadable one is an error now, not in the job."""
+    """config.json; an unreadable one is an error now, not in the job."""
     try:
         config = json.loads((folder / "config.json").read_text())
-        return {name: config[name] for name in SHOWN_CONFIG if name in config}
+        if not isinstance(config, dict):
+            raise TypeError("it is not an object")
+        return config
     except (OSError, ValueError, TypeError) as error:
         raise Invalid.at("/source/path", "model_invalid", f"{folder}/config.json cannot be read: {error}") from None
 
 
-async def _from_checkpoint(session: AsyncSession, caller: Caller, model: Model, checkpoint_id: str) -> None:
+async def patch_model(session: AsyncSession, model: Model, body: ModelPatch) -> None:
+    """Change what may change. The row must be locked."""
+    for name in body.model_fields_set:
+        if getattr(body, name) is None:
+            raise Invalid.at(f"/{name}", "null", f"'{name}' cannot be null; leave it out to keep it")
+    if body.normalisation is not None:
+        if model.kind != "reward":
+            raise Invalid.at("/normalisation", "invalid_option", "'normalisation' belongs to models of kind 'reward'")
+        model.normalisation = body.normalisation.model_dump()
+    if body.name is not None:
+        model.name = body.name
+    model.head_revision += 1
+    await session.flush()
+    await session.refresh(model)
+
+
+async def _from_checkpoint(session: AsyncSession, caller: Caller, model: Model, body: ModelIn) -> None:
+    checkpoint_id = body.source.checkpoint
     statement = select(Checkpoint).where(Checkpoint.project_id == caller.project_id, Checkpoint.id == checkpoint_id)
     checkpoint = await session.scalar(statement.with_for_update(read=True))  # its job may be pruning it
     if checkpoint is None:
         raise Invalid.at("/source/checkpoint", "not_found", f"there is no checkpoint '{checkpoint_id}'")
     job = await session.get(Job, checkpoint.job_id)
     assert job is not None
-    for name, value in values_from_checkpoint(checkpoint, job).items():
+    values = values_from_checkpoint(checkpoint, job)
+    if "kind" in body.model_fields_set and body.kind != values["kind"]:
+        message = f"checkpoint '{checkpoint_id}' of a job of '{job.algorithm}' is a {values['kind']} model"
+        raise Invalid.at("/kind", "wrong_kind", message)
+    if body.normalisation is not None:
+        values["normalisation"] = body.normalisation.model_dump()
+    for name, value in values.items():
         setattr(model, name, value)

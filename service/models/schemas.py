@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, StringConstraints, model_validator
 
 from service.db.tables import Model
 from service.domain.base import Value, refuse
 from service.domain.conversation import Name, NonEmptyText
+from service.domain.model import UNNORMALISED_WARNING, ModelKind, Normalisation
 
 HubName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?(@[\w.\-/]+)?$", max_length=200)]
 
@@ -29,11 +30,25 @@ class ModelSource(Value):
 
 
 class ModelIn(Value):
-    """A new model."""
+    """A new model: one to train or to ask (`policy`), or one that scores (`reward`)."""
 
     name: Name
     source: ModelSource
-    kind: Literal["policy"] = "policy"
+    kind: ModelKind = "policy"
+    normalisation: Normalisation | None = None
+
+    @model_validator(mode="after")
+    def _constants_go_with_reward(self) -> ModelIn:
+        if self.normalisation is not None and self.kind != "reward":
+            refuse((("normalisation",), "invalid_option", "'normalisation' belongs to models of kind 'reward'"))
+        return self
+
+
+class ModelPatch(Value):
+    """Changes; absent fields stay. Jobs that were submitted before keep the constants that they were submitted with."""
+
+    name: Name | None = None
+    normalisation: Normalisation | None = None
 
 
 class PromoteIn(Value):
@@ -55,6 +70,9 @@ class ModelOut(BaseModel):
     sha256: str | None
     files: list[dict[str, Any]] | None
     config: dict[str, Any] | None
+    normalisation: Normalisation | None
+    warnings: list[str]
+    etag: str
     created_at: datetime
 
     @classmethod
@@ -71,5 +89,18 @@ class ModelOut(BaseModel):
             sha256=row.sha256,
             files=row.files,
             config=row.config,
+            normalisation=None if row.normalisation is None else Normalisation.model_validate(row.normalisation),
+            warnings=warnings(row),
+            etag=etag(row),
             created_at=row.created_at,
         )
+
+
+def etag(row: Model) -> str:
+    """Changes with every change of what may change."""
+    return f'"{row.id}-{row.head_revision}"'
+
+
+def warnings(row: Model) -> list[str]:
+    """What is allowed and probably not meant."""
+    return [UNNORMALISED_WARNING] if row.kind == "reward" and row.normalisation is None else []

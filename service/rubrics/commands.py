@@ -7,8 +7,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db.queries import rubrics as queries
 from service.db.queries.jobs import now
-from service.db.tables import Judge, Rubric, RubricVersion
-from service.domain.grader import JudgeGrader
+from service.db.tables import Judge, Model, Rubric, RubricVersion
+from service.domain.grader import JudgeGrader, RewardModelGrader, parts_of
 from service.domain.ids import new_id
 from service.domain.rubric import AuthoredContent, RubricContent
 from service.errors import Invalid, NotFound
@@ -61,7 +61,7 @@ async def check(
 ) -> Resolved:
     """Everything that is refused at publish: graders that cannot work, unknown judges, includes that lead nowhere."""
     check_graders(content)
-    await require_judges(session, project_id, content)
+    await require_graders(session, project_id, content)
     return await resolve(session, project_id, content, rubric_id)
 
 
@@ -134,14 +134,44 @@ def check_graders(content: AuthoredContent) -> None:
         raise Invalid.of(faults)
 
 
-async def require_judges(session: AsyncSession, project_id: str, content: AuthoredContent) -> None:
-    """422 with the criterion's path for a judge that does not exist in the project."""
+async def require_graders(session: AsyncSession, project_id: str, content: AuthoredContent) -> None:
+    """422 with the criterion's path for a judge or a reward model that does not exist in the project."""
+    faults = [
+        *await _missing_judges(session, project_id, content),
+        *await _unfit_models(session, project_id, content),
+    ]
+    if faults:
+        raise Invalid.of(faults)
+
+
+async def _unfit_models(session: AsyncSession, project_id: str, content: AuthoredContent) -> list[dict[str, str]]:
+    asked = [
+        (f"/content/criteria/{position}/grader{below}/model", part.model)
+        for position, criterion in enumerate(content.criteria)
+        for below, part in parts_of(criterion.grader).items()
+        if isinstance(part, RewardModelGrader)
+    ]
+    if not asked:
+        return []
+    statement = select(Model.id, Model.kind).where(Model.project_id == project_id, Model.id.in_([m for _, m in asked]))
+    kinds: dict[str, str] = dict((await session.execute(statement)).tuples().all())
+    faults = []
+    for place, model in asked:
+        if model not in kinds:
+            faults.append({"pointer": place, "code": "not_found", "message": f"there is no model '{model}'"})
+        elif kinds[model] != "reward":
+            message = f"model '{model}' is a {kinds[model]} model; register it with kind 'reward' if it scores"
+            faults.append({"pointer": place, "code": "wrong_kind", "message": message})
+    return faults
+
+
+async def _missing_judges(session: AsyncSession, project_id: str, content: AuthoredContent) -> list[dict[str, str]]:
     graders = [criterion.grader for criterion in content.criteria]
     wanted = {grader.judge for grader in graders if isinstance(grader, JudgeGrader)}
     if not wanted:
-        return
+        return []
     known = set(await session.scalars(select(Judge.id).where(Judge.project_id == project_id, Judge.id.in_(wanted))))
-    faults = [
+    return [
         {
             "pointer": f"/content/criteria/{position}/grader/judge",
             "code": "not_found",
@@ -150,5 +180,3 @@ async def require_judges(session: AsyncSession, project_id: str, content: Author
         for position, grader in enumerate(graders)
         if isinstance(grader, JudgeGrader) and grader.judge not in known
     ]
-    if faults:
-        raise Invalid.of(faults)

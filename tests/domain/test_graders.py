@@ -60,6 +60,10 @@ def test_metrics_that_need_a_download_are_refused_by_name(metric, why):
     assert why in message
 
 
+def test_a_fault_in_the_grader_is_the_only_fault():
+    assert faults(grader={**SIMILAR, "metrik": 1}).keys() == {"/criteria/0/grader/metrik"}
+
+
 def test_an_unknown_metric_is_refused_with_the_known_ones():
     assert "rouge_l" in faults(grader={**SIMILAR, "metric": "rouge"})["/criteria/0/grader/metric"][1]
 

@@ -1,4 +1,4 @@
-"""Graders: verifiers and judges. `GRADERS` is the other end of `service.domain.grader.GRADER_CONFIGS`."""
+"""Graders: verifiers, reward models, composites and judges. `GRADERS` is the other end of `service.domain.grader.GRADER_CONFIGS`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from workers.graders.judge.cell import grade_completion
-from workers.graders.verifiers import VERIFIERS
+from workers.graders.verifiers import VERIFIERS, composed, scored
 
-GRADERS: dict[str, Callable[..., Any]] = {**VERIFIERS, "judge": grade_completion}
+GRADERS: dict[str, Callable[..., Any]] = {
+    **VERIFIERS,
+    "composite": composed,
+    "reward_model": scored,
+    "judge": grade_completion,
+}

@@ -1,26 +1,30 @@
-"""Grading groups by a rubric: verifiers here and now, judges through whoever was handed in."""
+"""Grading groups by a rubric: verifiers and reward models here and now, judges through whoever was handed in."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from service.domain.base import content_hash
 from service.domain.criteria import criteria_of, criterion_weights
 from service.domain.grade import Cell
-from service.domain.grader import JudgeGrader, templates_of
+from service.domain.grader import templates_of
+from service.domain.places import Places, places
 from service.domain.rubric import Criterion, RubricContent
 from service.domain.template import needs
-from workers.graders.verifiers import verify
+from workers.graders.here import grade_here
+from workers.graders.models import Scorer
 from workers.types import CompletionGroup
 
 
 class Desk(Protocol):
     """Where judged cells are asked for: a table that grading workers read."""
 
-    def ask(self, key: str, prompt: dict[str, Any], texts: Sequence[str], criteria: Sequence[str]) -> None:
-        """Ask for a cell for each text and criterion, once per key."""
+    def ask(
+        self, key: str, prompt: dict[str, Any], texts: Sequence[str], criteria: Sequence[str], *, queue: str
+    ) -> None:
+        """Ask the workers of a queue for a cell for each text and criterion, once per key."""
 
     def wait(self, keys: Sequence[str]) -> dict[str, list[dict[str, Cell]]]:
         """The cells of these keys, by text, once all are there."""
@@ -37,6 +41,8 @@ class RubricGrader:
     name: str
     desk: Desk
     prompt_criteria_weight: float = 1.0
+    scorer: Scorer | None = None
+    local_judges: Collection[str] = ()
 
     def start(self, purpose: str, step: int) -> GroupGrading:
         """The grading of one rollout."""
@@ -45,6 +51,10 @@ class RubricGrader:
     def criteria_of(self, view: dict[str, Any]) -> list[Criterion]:
         """What a prompt is graded on."""
         return criteria_of(self.content, view, self.prompt_criteria_weight)
+
+    def places_of(self, criteria: Sequence[Criterion]) -> Places:
+        """Where these are graded."""
+        return places(criteria, local_judges=self.local_judges, models_here=self.scorer is not None)
 
 
 def prompt_needs(criteria: Sequence[Criterion]) -> list[str]:
@@ -61,23 +71,23 @@ class GroupGrading:
     _asked: list[tuple[str, CompletionGroup]] = field(default_factory=list)
 
     def submit(self, group: CompletionGroup) -> None:
-        """Verify at once; ask the judges."""
+        """Grade what can be graded here; ask for the rest."""
         view = group.prompt.view
         criteria = self.grader.criteria_of(view)
-        judged = [c for c in criteria if isinstance(c.grader, JudgeGrader)]
-        verified = [c for c in criteria if not isinstance(c.grader, JudgeGrader)]
         group.criteria, group.rubric = criterion_weights(criteria), self.grader.name
-        group.cells = [{c.key: verify(c, view, x.text) for c in verified} for x in group.completions]
-        if judged:
-            key = self._key(group)
-            texts = [completion.text for completion in group.completions]
-            self.grader.desk.ask(key, view, texts, [c.key for c in judged])
+        places = self.grader.places_of(criteria)
+        texts = [completion.text for completion in group.completions]
+        # Asked first: what others do goes on while we grade here.
+        for queue, asked in places.asked.items():
+            key = self._key(group, queue)
+            self.grader.desk.ask(key, view, texts, [c.key for c in asked], queue=queue)
             self._asked.append((key, group))
+        group.cells = grade_here(places.here, view, texts, self.grader.scorer)
 
-    def _key(self, group: CompletionGroup) -> str:
+    def _key(self, group: CompletionGroup, queue: str) -> str:
         """The same samples at the same place of the job are the same question, also after a resume: never paid twice."""
         tokens = [completion.tokens for completion in group.completions]
-        return content_hash([self.grader.name, self.place, len(self._asked), group.prompt.id, tokens])
+        return content_hash([self.grader.name, self.place, len(self._asked), queue, group.prompt.id, tokens])
 
     def finish(self) -> None:
         """Wait for the judges and put their cells beside the verifiers'."""

@@ -31,6 +31,8 @@ class StepText(NamedTuple):
     span: Span
     text: str
     before: str
+    so_far: str
+    """The text up to the step's end."""
 
 
 def cut(criterion: Criterion, text: str) -> list[StepText]:
@@ -42,7 +44,10 @@ def cut(criterion: Criterion, text: str) -> list[StepText]:
     except TimeoutError:
         reason = f"step_separator took more than {CUT_LIMIT_S} s on this text; make it simpler"
         raise CannotCut("timeout", reason) from None
-    return [StepText((start, end), text[start:end].rstrip(), text[:start].rstrip()) for start, end in spans]
+    return [
+        StepText((start, end), text[start:end].rstrip(), text[:start].rstrip(), text[:end].rstrip())
+        for start, end in spans
+    ]
 
 
 @lru_cache(maxsize=256)
@@ -55,13 +60,13 @@ def _find(separator: str, text: str) -> Iterable[Any]:
     return found
 
 
-def grade_steps(criterion: Criterion, text: str, grade: Callable[[str], Cell]) -> Cell:
+def grade_steps(criterion: Criterion, text: str, grade: Callable[[StepText], Cell]) -> Cell:
     """The cell of a step criterion whose grader answers at once."""
     try:
         steps = cut(criterion, text)
     except CannotCut as fault:
         return cut_failed(criterion, fault)
-    return pooled(criterion, steps, [grade(step.text) for step in steps])
+    return pooled(criterion, steps, [grade(step) for step in steps])
 
 
 def cut_failed(criterion: Criterion, fault: CannotCut, **graded: Any) -> Cell:

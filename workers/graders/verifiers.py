@@ -19,7 +19,7 @@ from jsonschema.validators import extend
 from referencing.exceptions import Unresolvable
 
 from service.domain.base import canonical_json
-from service.domain.grade import Cell, CellStatus
+from service.domain.grade import Cell
 from service.domain.grader import (
     CompositeGrader,
     ContainsGrader,
@@ -27,13 +27,16 @@ from service.domain.grader import (
     JsonSchemaGrader,
     NumericGrader,
     RegexGrader,
+    RewardModelGrader,
     SimilarityGrader,
+    reward_models_of,
 )
 from service.domain.rubric import Criterion
 from service.domain.template import TemplateError, render
 from workers.graders.composite import NoScore, combine, shown
+from workers.graders.models import NO_SCORES, GraderFault, ModelScores, ScoresOfText
 from workers.graders.similarity import ReferenceTooShort, similarity
-from workers.graders.steps import grade_steps
+from workers.graders.steps import CannotCut, cut, grade_steps
 
 REGEX_LIMIT_S = 0.5
 MAX_DIGITS = 400
@@ -57,30 +60,36 @@ class Finding:
         return 0.0 if self.hit is None else float(self.hit != (polarity == "met_is_bad"))
 
 
-class GraderFault(Exception):
-    """The grader's own side failed: a null cell with this status."""
+def verify(criterion: Criterion, prompt: Mapping[str, Any], text: str, scores: ModelScores = NO_SCORES) -> Cell:
+    """The cell of a verifier's, a reward model's or a composite's criterion; confidence 1.
 
-    def __init__(self, status: CellStatus, reason: str) -> None:
-        super().__init__(reason)
-        self.status: CellStatus = status
-        self.reason = reason
-
-
-def verify(criterion: Criterion, prompt: Mapping[str, Any], text: str) -> Cell:
-    """The cell of a verifier's criterion; confidence 1. On a step criterion each step is verified as if it stood alone."""
+    On a step criterion each step is verified as if it stood alone; a reward model reads the text up to the step's end. `scores`
+    are those of the texts that `texts_to_score` names.
+    """
     if criterion.scope == "step":
-        return grade_steps(criterion, text, lambda step: _verify(criterion, prompt, step))
-    return _verify(criterion, prompt, text)
+        return grade_steps(criterion, text, lambda step: _verify(criterion, prompt, step.text, step.so_far, scores))
+    return _verify(criterion, prompt, text, text, scores)
 
 
-def _verify(criterion: Criterion, prompt: Mapping[str, Any], text: str) -> Cell:
+def texts_to_score(criterion: Criterion, text: str) -> list[str]:
+    """What a reward model reads of a completion: the whole, or on a step criterion what stands up to each step's end."""
+    if criterion.scope != "step":
+        return [text]
+    try:
+        return [step.so_far for step in cut(criterion, text)]
+    except CannotCut:  # `verify` says why
+        return []
+
+
+def _verify(criterion: Criterion, prompt: Mapping[str, Any], text: str, so_far: str, scores: ModelScores) -> Cell:
     common: dict[str, Any] = {
         "criterion": criterion.key,
         "grader": criterion.grader.type,
         "audit": criterion.audit,
     }
     try:
-        finding = VERIFIERS[criterion.grader.type](criterion.grader, prompt, text)
+        mine = {model: scores[model][so_far] for model in reward_models_of(criterion.grader)}
+        finding = find(criterion.grader, prompt, text, mine)
     except GraderFault as fault:
         return Cell(status=fault.status, reason=fault.reason, **common)
     except TemplateError as error:
@@ -89,10 +98,43 @@ def _verify(criterion: Criterion, prompt: Mapping[str, Any], text: str) -> Cell:
         status="ok",
         score=finding.score(criterion.polarity),
         confidence=1.0,
-        confidence_source="verifier",
+        confidence_source="reward_model" if isinstance(criterion.grader, RewardModelGrader) else "verifier",
         reason=finding.reason,
         **common,
     )
+
+
+def find(grader: Any, prompt: Mapping[str, Any], text: str, scores: ScoresOfText) -> Finding:
+    """What a grader other than a judge finds. Raises `GraderFault`, or `TemplateError` for what the prompt does not have."""
+    if isinstance(grader, RewardModelGrader):
+        return scored(grader, scores)
+    if isinstance(grader, CompositeGrader):
+        return composed(grader, prompt, text, scores)
+    return VERIFIERS[grader.type](grader, prompt, text)
+
+
+def scored(grader: RewardModelGrader, scores: ScoresOfText) -> Finding:
+    """The reward model's score, which whoever has the model has computed for all texts of a group at once."""
+    score = scores[grader.model]
+    if isinstance(score, GraderFault):
+        raise GraderFault(score.status, score.reason)
+    return Finding(value=score)
+
+
+def composed(grader: CompositeGrader, prompt: Mapping[str, Any], text: str, scores: ScoresOfText) -> Finding:
+    """The formula's value, with the scores that went into it as the reason."""
+    parts: dict[str, float] = {}
+    for name in sorted(grader.graders):
+        try:
+            parts[name] = find(grader.graders[name], prompt, text, scores).score()
+        except GraderFault as fault:
+            raise GraderFault(fault.status, f"'{name}': {fault.reason}") from None
+        except TemplateError as error:
+            raise GraderFault("infra_error", f"'{name}': {error}") from None
+    try:
+        return Finding(value=combine(grader.formula, parts), reason=shown(parts))
+    except NoScore as error:
+        raise GraderFault("invalid_score", str(error)) from None
 
 
 def _exact(grader: ExactGrader, prompt: Mapping[str, Any], text: str) -> Finding:
@@ -192,23 +234,6 @@ def _similarity(grader: SimilarityGrader, prompt: Mapping[str, Any], text: str) 
     return Finding(value >= grader.threshold, f"{grader.metric} {value:.6g}")
 
 
-def _composite(grader: CompositeGrader, prompt: Mapping[str, Any], text: str) -> Finding:
-    """The formula's value, with the scores that went into it as the reason."""
-    scores: dict[str, float] = {}
-    for name in sorted(grader.graders):
-        part = grader.graders[name]
-        try:
-            scores[name] = VERIFIERS[part.type](part, prompt, text).score()
-        except GraderFault as fault:
-            raise GraderFault(fault.status, f"'{name}': {fault.reason}") from None
-        except TemplateError as error:
-            raise GraderFault("infra_error", f"'{name}': {error}") from None
-    try:
-        return Finding(value=combine(grader.formula, scores), reason=shown(scores))
-    except NoScore as error:
-        raise GraderFault("invalid_score", str(error)) from None
-
-
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"JSON has no {name}")
 
@@ -269,5 +294,4 @@ VERIFIERS: dict[str, Callable[[Any, Mapping[str, Any], str], Finding]] = {
     "numeric": _numeric,
     "json_schema": _json_schema,
     "similarity": _similarity,
-    "composite": _composite,
 }

@@ -10,12 +10,12 @@ from typing import Any
 
 from service.domain.criteria import criterion_weights
 from service.domain.grade import Cell
-from service.domain.grader import JudgeGrader
 from service.domain.grading import prompt_key
+from service.domain.places import Places, places
 from service.domain.rubric import Criterion
 from service.domain.scoring import ScoredGroup
 from workers.advantages.group import group_cells
-from workers.graders.verifiers import verify
+from workers.graders.here import grade_here
 from workers.gradings.rubrics import RUBRIC, GradedBy, Rubrics, criteria_for, score_by
 from workers.runs.gradings import Question
 
@@ -43,6 +43,7 @@ class GroupWork:
     group_id: str | None
     members: list[Member]
     criteria: list[Criterion]
+    places: Places
     questions: list[tuple[Question, list[Member]]] = field(default_factory=list)
     _scored: ScoredGroup | None = None
 
@@ -83,7 +84,9 @@ def prepare(rows: Iterable[Any], rubrics: Rubrics) -> list[GroupWork]:
         listed = list(lines)
         members = [Member(row.position, row.prompt, row.text, row.completion_id) for row in listed]
         by = rubrics.now()
-        group = GroupWork(number, by, listed[0].group_id, members, criteria_for(by, members[0].prompt))
+        criteria = criteria_for(by, members[0].prompt)
+        where = places(criteria, local_judges=rubrics.local_judges, models_here=False)
+        group = GroupWork(number, by, listed[0].group_id, members, criteria, where)
         _verify(group)
         _question(group)
         found.append(group)
@@ -91,24 +94,22 @@ def prepare(rows: Iterable[Any], rubrics: Rubrics) -> list[GroupWork]:
 
 
 def _verify(group: GroupWork) -> None:
-    verified = [criterion for criterion in group.criteria if not isinstance(criterion.grader, JudgeGrader)]
     for member in group.members:
-        for criterion in verified:
-            member.cells[criterion.key] = verify(criterion, member.prompt, member.text)
+        (cells,) = grade_here(group.places.here, member.prompt, [member.text], scorer=None)
+        member.cells.update(cells)
         time.sleep(0)  # lets the engine's loop, a thread of this process, go on asking judges
 
 
 def _question(group: GroupWork) -> None:
     """Questions with keys that a successor would give them too: texts with an equal prompt, in input order, a few at a time."""
-    judged = [criterion.key for criterion in group.criteria if isinstance(criterion.grader, JudgeGrader)]
-    if not judged:
-        return
     by_prompt: dict[str, list[Member]] = {}
     for member in group.members:
         by_prompt.setdefault(prompt_key(member.prompt), []).append(member)
     for members in by_prompt.values():
         for start in range(0, len(members), TEXTS_PER_QUESTION):
             part = members[start : start + TEXTS_PER_QUESTION]
-            key = f"{group.number}/{len(group.questions)}"
             texts = [member.text for member in part]
-            group.questions.append((Question(key, RUBRIC, part[0].prompt, texts, judged), part))
+            for queue, criteria in group.places.asked.items():
+                key = f"{group.number}/{len(group.questions)}"
+                question = Question(key, queue, RUBRIC, part[0].prompt, texts, [c.key for c in criteria])
+                group.questions.append((question, part))

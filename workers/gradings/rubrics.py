@@ -47,6 +47,12 @@ class Rubrics:
             for pin, content in self.held.versions(unknown).items():
                 self._contents[pin] = RubricContent.model_validate(content)
 
+    @property
+    def local_judges(self) -> Mapping[str, str]:
+        """The judges that are registered models."""
+        found: dict[str, str] = self.held.grading.resolved.get("local_judges", {})
+        return found
+
     def content(self, rubric_id: str, version: int) -> RubricContent:
         """A version that has been loaded."""
         return self._contents[rubric_id, version]

@@ -11,7 +11,7 @@ from service.domain.job import LoraSpec
 from service.domain.job_state import JobFailure
 from workers.policy.causal import CausalPolicy
 from workers.policy.loading import ModelFiles, pick_autocast, pick_device, quiet_loading, transposed_layers
-from workers.policy.reward import RewardPolicy
+from workers.policy.reward import TRAINED_HERE, RewardPolicy
 from workers.policy.tokenization import eos_ids_of
 from workers.policy.value_head import SeparateValue, SharedValue
 
@@ -65,6 +65,7 @@ def load_reward_policy(
     if model.config.get_text_config().pad_token_id is None:
         # Who loads it later with plain transformers needs one to find the last token of a batch.
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id or eos_ids[0]
+    setattr(model.config, *TRAINED_HERE)
     if adapter is not None:
         model = _with_adapter(model, adapter, files.id, resume)
     return RewardPolicy(

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from service.domain.checkpoint import CheckpointFile, file_entry
+from service.domain.checkpoint import CheckpointFile, file_entry, model_hash
 from service.domain.job import LoraSpec
 from service.domain.job_state import JobFailure
 from workers.policy.causal import CausalPolicy
@@ -25,6 +25,12 @@ class ModelFiles:
     folder: Path
     files: list[CheckpointFile]
     base: ModelFiles | None = None
+
+    @property
+    def hash(self) -> str:
+        """The identity of the files, the base's included."""
+        own = model_hash(self.files)
+        return own if self.base is None else f"{own}+{self.base.hash}"
 
     def verify(self) -> None:
         """`model_changed` if a file is missing or is not what was registered."""

@@ -16,6 +16,9 @@ from workers.policy import forward
 from workers.policy.states import completion_states
 from workers.types import Batch, PreferenceBatch
 
+TRAINED_HERE = ("reward_input", "demonstration")
+"""An entry in the config.json of reward models that are trained here: they read completions as demonstrations are encoded."""
+
 
 @dataclass(slots=True)
 class RewardPolicy:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from service.domain.conversation import Message
@@ -85,6 +85,29 @@ def encode_preference(
     if chosen == rejected:
         raise TokenizationError("chosen and rejected have the same tokens, so there is no preference")
     return prompt, chosen, rejected
+
+
+def encode_scored(
+    tokenizer: Any, prompt: Mapping[str, Any], completion: str, eos_ids: Sequence[int], *, as_demonstration: bool
+) -> list[int]:
+    """The ids that a reward model reads of a completion. `prompt` is a `prompt_view`.
+
+    `as_demonstration`: as our own reward models were trained, so that plain prompts stay plain and nothing follows the end token.
+    Other models know the whole conversation as their chat template writes it. Without a template a single user message is plain
+    text, and the end token follows the answer.
+    """
+    messages = prompt["messages"]
+    plain = len(messages) == 1 and messages[0]["role"] == "user"
+    if plain and (not tokenizer.chat_template or (as_demonstration and prompt.get("form") == "text")):
+        start = encode_prompt(tokenizer, messages[0]["content"], eos_ids)
+        ids = tokenizer(completion, add_special_tokens=False)["input_ids"]
+        return [*start, *ids, _own_eos(tokenizer, eos_ids)]
+    turns = [Message(role=m["role"], content=m["content"]) for m in messages]
+    turns.append(Message(role="assistant", content=completion))
+    if as_demonstration:
+        start, ids = encode_demonstration(tokenizer, DemonstrationRow(messages=turns), eos_ids)
+        return [*start, *ids]
+    return _render(tokenizer, turns, generation_prompt=False)
 
 
 def _own_eos(tokenizer: Any, eos_ids: Sequence[int]) -> int:

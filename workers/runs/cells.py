@@ -16,9 +16,10 @@ from sqlalchemy.orm import Session
 from service.db.engine import Database
 from service.db.queries import cells as queries
 from service.db.queries import jobs as job_queries
-from service.db.tables import CellRequest, Grading, Job, Judge, JudgeRevision, Outbox
+from service.db.tables import CellRequest, Grading, Job, Judge, JudgeRevision, Model, Outbox
 from service.domain.grade import Cell
 from service.domain.ids import new_id
+from service.domain.places import GRADING
 from service.queue import Bell
 from service.queue import Outbox as OutboxSender
 from workers.runs.held import HeldJob
@@ -54,16 +55,19 @@ class CellDesk:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ask")
         self._asking: list[Future[None]] = []
 
-    def ask(self, key: str, prompt: dict[str, Any], texts: Sequence[str], criteria: Sequence[str]) -> None:
-        """Ask for a cell for each text and criterion, once per key."""
-        self._asking.append(self._thread.submit(self._insert, key, prompt, list(texts), list(criteria)))
+    def ask(
+        self, key: str, prompt: dict[str, Any], texts: Sequence[str], criteria: Sequence[str], *, queue: str
+    ) -> None:
+        """Ask the workers of a queue for a cell for each text and criterion, once per key."""
+        self._asking.append(self._thread.submit(self._insert, key, prompt, list(texts), list(criteria), queue))
 
-    def _insert(self, key: str, prompt: dict[str, Any], texts: list[str], criteria: list[str]) -> None:
+    def _insert(self, key: str, prompt: dict[str, Any], texts: list[str], criteria: list[str], queue: str) -> None:
         values = {
             "id": new_id("batch"),
             "project_id": self._project_id,
             "job_id": self._held.job_id,
             "key": key,
+            "queue": queue,
             "status": "queued",
             "payload": {"rubric": self._rubric, "prompt": prompt, "texts": texts},
         }
@@ -79,9 +83,8 @@ class CellDesk:
                 for c in criteria
             ]
             session.execute(insert(CellRequest), rows)
-            session.add(
-                Outbox(id=new_id("event"), subject_id=batch_id, task=queries.GRADING_TASK, queue=queries.GRADING_QUEUE)
-            )
+            task = queries.GRADING_TASKS[queue]
+            session.add(Outbox(id=new_id("event"), subject_id=batch_id, task=task, queue=queue))
 
         self._held.transact(work)
         self._outbox.flush()
@@ -148,6 +151,8 @@ class ClaimedBatch:
     texts: list[str]
     rubric: dict[str, Any]
     judges: dict[str, int]
+    local_judges: dict[str, str]
+    models: dict[str, Any]
     todo: list[tuple[int, str]]
 
 
@@ -158,12 +163,13 @@ class CellWork:
     database: Database
     bell: Bell
     lease_s: float
+    queue: str = GRADING
     worker_id: str = field(default_factory=lambda: new_id("worker"))
 
     def claim(self, limit: int) -> list[ClaimedBatch]:
         """Batches to grade, with what they need."""
         with self.database.transaction() as session:
-            rows = list(session.execute(queries.claim(self.worker_id, self.lease_s, limit)))
+            rows = list(session.execute(queries.claim(self.queue, self.worker_id, self.lease_s, limit)))
             claimed = []
             for row in rows:
                 session.execute(job_queries.forget_messages(row.id))
@@ -178,6 +184,8 @@ class CellWork:
                         texts=row.payload["texts"],
                         rubric=owner.resolved[row.payload["rubric"]],
                         judges=owner.resolved["judges"],
+                        local_judges=owner.resolved.get("local_judges", {}),
+                        models=owner.resolved.get("models", {}),
                         todo=todo,
                     )
                 )
@@ -187,6 +195,11 @@ class CellWork:
         """A judge as it is now, and the pinned revision."""
         with self.database.transaction() as session:
             return session.get_one(Judge, judge_id), session.get_one(JudgeRevision, (judge_id, revision))
+
+    def model(self, model_id: str) -> Model:
+        """A registered model."""
+        with self.database.transaction() as session:
+            return session.get_one(Model, model_id)
 
     def answer(self, batch: ClaimedBatch, answers: Sequence[tuple[int, Cell]]) -> None:
         """Store cells, if the claim still holds and nobody has."""

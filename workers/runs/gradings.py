@@ -39,9 +39,10 @@ class GradingFailure(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Judged cells to ask for: some texts of one group with one prompt. `key` starts with the group's number."""
+    """Cells to ask the workers of a queue for: some texts of one group with one prompt. `key` starts with the group's number."""
 
     key: str
+    queue: str
     rubric: str
     prompt: dict[str, Any]
     texts: list[str]
@@ -180,6 +181,7 @@ class HeldGrading:
                     "project_id": self.project_id,
                     "grading_id": self.id,
                     "key": question.key,
+                    "queue": question.queue,
                     "status": "queued",
                     "priority": priority,
                     "payload": {"rubric": question.rubric, "prompt": question.prompt, "texts": question.texts},
@@ -197,13 +199,10 @@ class HeldGrading:
             if batches:
                 session.execute(insert(CellBatch), batches)
                 session.execute(insert(CellRequest), requests)
-                wake = Outbox(
-                    id=new_id("event"),
-                    subject_id=batches[0]["id"],
-                    task=cell_queries.GRADING_TASK,
-                    queue=cell_queries.GRADING_QUEUE,
-                )
-                session.add(wake)
+                firsts = {batch["queue"]: batch["id"] for batch in reversed(batches)}
+                for queue, batch_id in firsts.items():
+                    task = cell_queries.GRADING_TASKS[queue]
+                    session.add(Outbox(id=new_id("event"), subject_id=batch_id, task=task, queue=queue))
 
         self.transact(work)
 

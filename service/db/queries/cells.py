@@ -11,9 +11,10 @@ from sqlalchemy.dialects.postgresql import insert
 from service.db.queries.jobs import now, seconds
 from service.db.tables import CellBatch, CellRequest, Grading, Job
 from service.domain.job_state import HELD, TERMINAL
+from service.domain.places import GRADING, GRADING_LOCAL
 
-GRADING_TASK = "workers.tasks.grading.grade"
-GRADING_QUEUE = "grading"
+GRADING_TASKS = {GRADING: "workers.tasks.grading.grade", GRADING_LOCAL: "workers.tasks.grading_local.grade"}
+"""Queue -> the task that wakes its workers."""
 
 
 def owner(owner_id: str) -> str:
@@ -66,11 +67,12 @@ def forget(owner_id: str, keys: Sequence[str]) -> Delete:
     return delete(CellBatch).where(_of(owner_id), CellBatch.key.in_(keys))
 
 
-def claim(worker_id: str, lease_s: float, limit: int) -> Executable:
-    """Take waiting batches that are wanted, and those whose worker has let its lease lapse."""
+def claim(queue: str, worker_id: str, lease_s: float, limit: int) -> Executable:
+    """Take waiting batches of a queue that are wanted, and those whose worker has let its lease lapse."""
     free = (
         select(CellBatch.id)
         .where(
+            CellBatch.queue == queue,
             or_(
                 CellBatch.status == "queued",
                 and_(CellBatch.status == "running", CellBatch.lease_expires_at < now()),
@@ -97,6 +99,12 @@ def claim(worker_id: str, lease_s: float, limit: int) -> Executable:
             CellBatch.payload,
         )
     )
+
+
+def some_wait(queue: str) -> Select[bool]:
+    """Whether a batch waits in a queue."""
+    waits = select(literal(1)).where(CellBatch.queue == queue, CellBatch.status == "queued")
+    return select(waits.exists())
 
 
 def unanswered(batch_id: str) -> Select[int, str]:

@@ -66,14 +66,14 @@ def known_completions(project_id: str, ids: Sequence[str]) -> Select[str]:
 
 
 _NAMED = """
-    SELECT DISTINCT found #>> '{{}}' AS judge
-    FROM completions c, jsonb_path_query(c.prompt, '$.criteria[*].grader.**.judge') AS found
-    WHERE {where} AND jsonb_exists(c.prompt, 'criteria')
+    SELECT DISTINCT found #>> '{{}}' AS named
+    FROM completions c, jsonb_path_query(c.prompt, '$.criteria[*].grader.**') AS part, jsonb_each(part) AS field(name, found)
+    WHERE {where} AND jsonb_exists(c.prompt, 'criteria') AND jsonb_typeof(part) = 'object' AND name IN ('judge', 'model')
 """
 
-JUDGES_OF_COMPLETIONS: TextClause = text(_NAMED.format(where="c.id = ANY(CAST(:ids AS text[]))"))
-JUDGES_OF_GRADING: TextClause = text(_NAMED.format(where="c.grading_id = :source_id"))
-"""The judges that prompts' own criteria name."""
+NAMED_BY_COMPLETIONS: TextClause = text(_NAMED.format(where="c.id = ANY(CAST(:ids AS text[]))"))
+NAMED_BY_GRADING: TextClause = text(_NAMED.format(where="c.grading_id = :source_id"))
+"""The judges and reward models that prompts' own criteria name."""
 
 
 # --- who holds it ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Executable, Select, or_, select, update
@@ -33,8 +34,10 @@ def values_from_checkpoint(checkpoint: Checkpoint, job: Job) -> dict[str, Any]:
     """The columns of a model that is a checkpoint: its files are hashed and stored, so it is ready at once."""
     files = [CheckpointFile.model_validate(file) for file in checkpoint.files]
     files = [file for file in files if "/" not in file.path and file.path != MANIFEST]
+    kind = "reward" if job.algorithm == "reward_model" else "policy"
     return {
-        "kind": "reward" if job.algorithm == "reward_model" else "policy",
+        "kind": kind,
+        "normalisation": _normalisation(checkpoint.metrics) if kind == "reward" else None,
         "source": {"checkpoint": checkpoint.id},
         "status": "ready",
         "location": checkpoint.location,
@@ -42,6 +45,12 @@ def values_from_checkpoint(checkpoint: Checkpoint, job: Job) -> dict[str, Any]:
         "sha256": model_hash(files),
         "base_model_id": job.spec["policy"]["model"] if checkpoint.kind == "adapter" else None,
     }
+
+
+def _normalisation(metrics: Mapping[str, float]) -> dict[str, float] | None:
+    """Mean and deviation of the rewards on held-out pairs at the checkpoint's own step, if they were measured and differ."""
+    mean, std = metrics.get("evaluation.reward_mean"), metrics.get("evaluation.reward_std")
+    return {"mean": mean, "std": std} if mean is not None and std is not None and std > 0 else None
 
 
 def claim_registering(lease_s: float) -> Executable:
@@ -58,7 +67,7 @@ def claim_registering(lease_s: float) -> Executable:
         update(Model)
         .where(Model.id == free.c.id)
         .values(lease_expires_at=now() + seconds(lease_s))
-        .returning(Model.id, Model.project_id, Model.source)
+        .returning(Model.id, Model.project_id, Model.kind, Model.source)
     )
 
 

@@ -121,6 +121,7 @@ class CellBatch(Base):
     finished_at: Mapped[Moment | None]
     grading_id: Mapped[str | None] = mapped_column(ForeignKey("gradings.id", ondelete="CASCADE"))
     priority: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+    queue: Mapped[str] = mapped_column(server_default="grading")
 
 
 class CellRequest(Base):

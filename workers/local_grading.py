@@ -1,0 +1,138 @@
+"""The engine of queue `grading_local`: claims batches of cells and grades them with models of this machine, one after another.
+
+One thread, because a model uses every core or the whole card anyway; another renews the lease meanwhile. Torch is imported when
+the first batch arrives, so that a worker that is never asked stays small.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from service.config import Settings
+from service.domain.checkpoint import CheckpointFile
+from service.domain.criteria import criteria_of
+from service.domain.grade import Cell
+from service.domain.job_state import JobFailure
+from service.domain.rubric import Criterion, RubricContent
+from workers.runs.cells import CellWork, ClaimedBatch
+from workers.runs.held import model_folder
+
+if TYPE_CHECKING:
+    from workers.graders.local.graders import LocalGraders
+    from workers.policy.loading import ModelFiles
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class LocalGradingEngine:
+    """Start it once in a process; `wake` it when there may be work; `stop` gives back what it holds."""
+
+    work: CellWork
+    settings: Settings
+    store: Path
+    _graders: LocalGraders | None = None
+    _held: ClaimedBatch | None = None
+    _threads: list[threading.Thread] = field(default_factory=list)
+    _stopping: threading.Event = field(default_factory=threading.Event)
+    _awake: threading.Event = field(default_factory=threading.Event)
+    _complained: str = ""
+
+    def start(self) -> None:
+        """Begin."""
+        for name, target in (("grading-local", self._main), ("grading-local-lease", self._keep_lease)):
+            thread = threading.Thread(target=target, name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def wake(self) -> None:
+        """There may be a batch."""
+        self._awake.set()
+
+    def stop(self) -> None:
+        """Give the batch back, for another worker; a model that is at work is not waited for."""
+        self._stopping.set()
+        self._awake.set()
+        for thread in self._threads:
+            thread.join(timeout=2)
+        try:
+            self.work.release()
+        except Exception as error:
+            log.warning("giving cells back: %s", error)
+
+    def _main(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                while not self._stopping.is_set() and (batches := self.work.claim(1)):
+                    self._held = batches[0]
+                    self._grade(batches[0])
+                    self._held = None
+                self._complained = ""
+            except Exception as error:  # the database is away: the lease lapses, and the batch is claimed again
+                self._held = None
+                said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                if said != self._complained:
+                    log.warning("local grading: %s", said)
+                    self._complained = said
+            self._awake.wait(self.settings.jobs.poll_s)
+            self._awake.clear()
+
+    def _grade(self, batch: ClaimedBatch) -> None:
+        """All cells at once: a batch that was begun elsewhere has none, so equal batches are always graded alike."""
+        content = RubricContent.model_validate(batch.rubric["content"])
+        criteria = {criterion.key: criterion for criterion in criteria_of(content, batch.prompt)}
+        todo = [(index, criteria[key]) for index, key in batch.todo]
+        try:
+            cells = self._cells(batch, todo)
+        except Exception as error:  # out of memory, or a model that breaks: the same batch would break again
+            log.exception("batch %s of %s", batch.id, batch.owner_id)
+            reason = f"the model failed: {type(error).__name__}: {error}"[:1000]
+            cells = [(index, _failed(criterion, reason)) for index, criterion in todo]
+        self.work.answer(batch, cells)
+        self.work.finish(batch)
+
+    def _cells(self, batch: ClaimedBatch, todo: list[tuple[int, Criterion]]) -> list[tuple[int, Cell]]:
+        from workers.graders.local.graders import LocalBatch, LocalGraders
+
+        if self._graders is None:
+            settings = self.settings.grading
+            bound = int(settings.local_memory_mb * (1 << 20))
+            self._graders = LocalGraders(self._files, bound=bound, device=settings.local_device)
+        return self._graders.grade(LocalBatch(batch.prompt, batch.texts, todo, batch.models))
+
+    def _files(self, model_id: str) -> ModelFiles:
+        from workers.policy.loading import ModelFiles
+
+        model = self.work.model(model_id)
+        if model.status != "ready":
+            why = "is still being registered" if model.status == "registering" else f"failed to register: {model.error}"
+            raise JobFailure("model_invalid", f"model {model_id} {why}")
+        assert model.files is not None
+        files = [CheckpointFile.model_validate(file) for file in model.files]
+        base = self._files(model.base_model_id) if model.base_model_id else None
+        return ModelFiles(model_id, model_folder(model, self.store), files, base)
+
+    def _keep_lease(self) -> None:
+        """Renew what we hold while the model works. What is no longer ours is graded in vain: its answers are fenced off."""
+        while not self._stopping.wait(self.work.lease_s / 3):
+            held = self._held
+            if held is None:
+                continue
+            try:
+                self.work.renew({held.id: held.fence})
+            except Exception as error:
+                log.warning("renewing cells: %s", error)
+
+
+def _failed(criterion: Criterion, reason: str) -> Cell:
+    return Cell(
+        criterion=criterion.key,
+        status="infra_error",
+        reason=reason,
+        grader=criterion.grader.type,
+        audit=criterion.audit,
+    )
