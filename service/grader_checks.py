@@ -8,8 +8,9 @@ from typing import Any
 import jsonschema
 import regex
 
-from service.domain.grader import JsonSchemaGrader, RegexGrader, parts_of
+from service.domain.grader import JsonSchemaGrader, JudgeGrader, RegexGrader, parts_of
 from service.domain.rubric import Criterion
+from service.domain.template import misused
 
 
 def grader_faults(criteria: Sequence[Criterion], place: str) -> list[dict[str, str]]:
@@ -17,7 +18,11 @@ def grader_faults(criteria: Sequence[Criterion], place: str) -> list[dict[str, s
     return [
         {"pointer": f"{place}/{position}/{field}", "code": code, "message": message}
         for position, criterion in enumerate(criteria)
-        for field, code, message in (*_separator_faults(criterion), *_grader_faults(criterion))
+        for field, code, message in (
+            *_text_faults(criterion),
+            *_separator_faults(criterion),
+            *_grader_faults(criterion),
+        )
     ]
 
 
@@ -25,6 +30,14 @@ def _grader_faults(criterion: Criterion) -> Iterator[tuple[str, str, str]]:
     for below, grader in parts_of(criterion.grader).items():
         for field, code, message in _faults(grader):
             yield f"grader{below}/{field}", code, message
+
+
+def _text_faults(criterion: Criterion) -> Iterator[tuple[str, str, str]]:
+    if isinstance(criterion.grader, JudgeGrader):
+        for name in misused(criterion.text):
+            known = "prompt.reference, prompt.metadata and prompt.category"
+            message = f"'{{{{ {name} }}}}' cannot stand in what a judge is asked; it may refer to {known}"
+            yield "text", "invalid_template", message
 
 
 def _separator_faults(criterion: Criterion) -> Iterator[tuple[str, str, str]]:

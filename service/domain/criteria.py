@@ -13,9 +13,10 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from service.domain.base import refuse
-from service.domain.grader import JudgeGrader
+from service.domain.grader import JudgeGrader, templates_of
 from service.domain.rubric import PROMPT_PREFIX, Criterion, RubricContent, refuse_dots, refuse_duplicates
 from service.domain.scoring import CriterionWeight, GateRule
+from service.domain.template import fill, needs
 
 NO_VOTES: Mapping[str, int] = MappingProxyType({})
 
@@ -26,7 +27,8 @@ def criteria_of(
     """What `prompt` is graded on, in the rubric's order and then the row's.
 
     `prompt` has `category`, `tags` and, where its row has some, `criteria`; these join as `prompt.<key>`, their weights times
-    `prompt_criteria_weight`.
+    `prompt_criteria_weight`. What a judge is to look for may refer to the prompt (`{{ prompt.reference }}`): its text is given
+    with the prompt's values in it, so that everybody who asks, or looks for what was asked, has the same words.
     """
     own = [
         criterion.model_copy(
@@ -38,7 +40,22 @@ def criteria_of(
         for criterion in map(Criterion.model_validate, prompt.get("criteria") or ())
     ]
     category, tags = prompt.get("category"), prompt.get("tags") or ()
-    return [c for c in (*content.criteria, *own) if c.applies_to is None or c.applies_to.matches(category, tags)]
+    applying = [c for c in (*content.criteria, *own) if c.applies_to is None or c.applies_to.matches(category, tags)]
+    return [_with_values(criterion, prompt) for criterion in applying]
+
+
+def _with_values(criterion: Criterion, prompt: Mapping[str, Any]) -> Criterion:
+    if not isinstance(criterion.grader, JudgeGrader) or "{{" not in criterion.text:
+        return criterion
+    return criterion.model_copy(update={"text": fill(criterion.text, prompt)})
+
+
+def needs_of(criterion: Criterion) -> list[str]:
+    """What a prompt must have for this criterion, e.g. `prompt.reference`; for a prompt's own, only what is missing still counts."""
+    texts = templates_of(criterion.grader)
+    if isinstance(criterion.grader, JudgeGrader):
+        texts.append(criterion.text)
+    return sorted({name for text in texts for name in needs(text)})
 
 
 def criterion_weights(criteria: Sequence[Criterion], votes: Mapping[str, int] = NO_VOTES) -> list[CriterionWeight]:

@@ -11,13 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db.queries import grading_items as item_queries
 from service.db.tables import Grading
-from service.domain.criteria import criteria_of, criterion_weights
+from service.domain.criteria import criteria_of, criterion_weights, needs_of
 from service.domain.dataset import PromptRow, prompt_view
-from service.domain.grader import JudgeGrader, RewardModelGrader, parts_of, templates_of
+from service.domain.grader import JudgeGrader, RewardModelGrader, parts_of
 from service.domain.grading import prompt_key, scoring_options
 from service.domain.rubric import Aggregation, Criterion, RubricContent
 from service.domain.scoring import mismatches
-from service.domain.template import needs
 from service.errors import Invalid
 from service.grader_checks import grader_faults
 
@@ -84,12 +83,11 @@ class GivenTexts:
             message = "no criterion that counts applies to this prompt; give it another category, tags, or criteria of its own"
             raise Invalid.at(place, "no_criteria", message)
         for criterion in criteria:
-            for template in templates_of(criterion.grader):
-                for name in sorted(needs(template)):
-                    if _lookup(view, name) is None:
-                        wanted = name.removeprefix("prompt.")
-                        message = f"the prompt has no '{wanted}', which criterion '{criterion.key}' needs"
-                        raise Invalid.at(f"{place}/{wanted.replace('.', '/')}", "missing", message)
+            for name in needs_of(criterion):
+                if _lookup(view, name) is None:
+                    wanted = name.removeprefix("prompt.")
+                    message = f"the prompt has no '{wanted}', which criterion '{criterion.key}' needs"
+                    raise Invalid.at(f"{place}/{wanted.replace('.', '/')}", "missing", message)
         for problem in mismatches(scoring_options(self.aggregation), criterion_weights(criteria)):
             raise Invalid.at(f"/{'/'.join(problem.place)}", "invalid_option", problem.message)
 

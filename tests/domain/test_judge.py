@@ -4,8 +4,10 @@ import pytest
 from pydantic import ValidationError
 
 from service.domain.base import content_hash
+from service.domain.criteria import criteria_of, needs_of
 from service.domain.judge import JudgeConfig
 from service.domain.rubric import RubricContent
+from service.grader_checks import grader_faults
 
 STORED = {
     "endpoint": {"base_url": "http://h/v1", "model": "m"},
@@ -70,3 +72,62 @@ def test_a_fault_of_the_grader_is_the_only_one_that_is_told():
     with pytest.raises(ValidationError) as caught:
         RubricContent.model_validate({"criteria": [{"key": "a", "weight": 1, "text": "t", "grader": grader}]})
     assert [(fault["loc"][-1], fault["type"]) for fault in caught.value.errors()] == [("votes", "contradiction")]
+
+
+# --- what a judge is to look for may refer to the prompt ---
+
+VIEW = {"messages": [], "category": "maths", "tags": [], "reference": "4", "metadata": {"unit": "m", "n": 2}}
+
+
+def judged(text, **changes):
+    return {"key": "a", "weight": 1, "text": text, "grader": {"type": "judge", "judge": "jdg_1"}, **changes}
+
+
+def asked(text, prompt=VIEW):
+    (criterion,) = criteria_of(RubricContent.model_validate({"criteria": [judged(text)]}), prompt)
+    return criterion
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("It says {{ prompt.reference }}.", "It says 4."),
+        ("{{prompt.metadata.n}} {{ prompt.metadata.unit }} in {{ prompt.category }}", "2 m in maths"),
+        ("It uses {{ name }} and {x} and <<nonce>>", "It uses {{ name }} and {x} and <<nonce>>"),
+        ("plain", "plain"),
+    ],
+)
+def test_its_text_is_asked_with_the_prompts_values(text, expected):
+    assert asked(text).text == expected
+    assert needs_of(asked(text)) == []
+
+
+def test_what_is_put_in_is_never_read_again():
+    assert (
+        asked("{{ prompt.reference }}", {**VIEW, "reference": "{{ prompt.category }}"}).text == "{{ prompt.category }}"
+    )
+
+
+def test_a_value_that_the_prompt_lacks_is_named_before_anything_is_asked():
+    assert needs_of(asked("{{ prompt.reference }} {{ prompt.metadata.n }}", {**VIEW, "reference": None})) == [
+        "prompt.reference"
+    ]
+
+
+def test_a_rows_own_criterion_may_refer_to_its_row():
+    content = RubricContent.model_validate({"criteria": [judged("x")]})
+    found = criteria_of(content, {**VIEW, "criteria": [judged("says {{ prompt.reference }}", key="b")]})
+    assert [c.text for c in found] == ["x", "says 4"]
+
+
+@pytest.mark.parametrize("name", ["prompt.referense", "prompt.messages", "completion.text", "prompt"])
+def test_what_cannot_stand_there_is_refused_at_publish(name):
+    criteria = RubricContent.model_validate({"criteria": [judged(f"It is {{{{ {name} }}}}")]}).criteria
+    assert [(fault["pointer"], fault["code"]) for fault in grader_faults(criteria, "/criteria")] == [
+        ("/criteria/0/text", "invalid_template")
+    ]
+
+
+def test_separators_are_checked_at_publish():
+    criteria = RubricContent.model_validate({"criteria": [judged("x", scope="step", step_separator="(")]}).criteria
+    assert [fault["pointer"] for fault in grader_faults(criteria, "/criteria")] == ["/criteria/0/step_separator"]

@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from service.domain.base import content_hash
-from service.domain.criteria import criteria_of, criterion_weights
+from service.domain.criteria import criteria_of, criterion_weights, needs_of
 from service.domain.grade import Cell
-from service.domain.grader import templates_of
 from service.domain.places import Places, places
 from service.domain.rubric import Criterion, RubricContent
-from service.domain.template import needs
 from workers.graders.here import grade_here
 from workers.graders.models import Scorer
 from workers.types import CompletionGroup
@@ -59,7 +57,7 @@ class RubricGrader:
 
 def prompt_needs(criteria: Sequence[Criterion]) -> list[str]:
     """What the templates need of a prompt, e.g. `prompt.reference`; checked before anything is sampled."""
-    return sorted({name for c in criteria for text in templates_of(c.grader) for name in needs(text)})
+    return sorted({name for criterion in criteria for name in needs_of(criterion)})
 
 
 @dataclass(slots=True)

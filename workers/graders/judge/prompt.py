@@ -51,11 +51,11 @@ def _text(name: str) -> str:
 def describe(criterion: Criterion, *, tidy: bool = True) -> str:
     """A criterion with the answers that it allows; `tidy` keeps it together, whatever stands in its text and labels."""
     quoted: Callable[[str], str] = _quoted if tidy else '"{}"'.format
-    text = criterion.text.strip().replace("\n", "\n  ") if tidy else criterion.text
+    within: Callable[[str, int], str] = _indented if tidy else lambda text, _: text
     title = f"{criterion.title}. " if criterion.title else ""
     if isinstance(criterion.scale, LevelScale):
         levels = "\n".join(
-            f"    - {quoted(level.label)}" + (f": {level.anchor}" if level.anchor else "")
+            f"    - {quoted(level.label)}" + (f": {within(level.anchor, 6)}" if level.anchor else "")
             for level in criterion.scale.levels
         )
         answers = f"verdict: one of these labels, as a string\n{levels}"
@@ -63,7 +63,12 @@ def describe(criterion: Criterion, *, tidy: bool = True) -> str:
         answers = "verdict: a number from 0.0 (not at all) to 1.0 (fully)"
     else:
         answers = "verdict: true if the answer meets this, false if it does not"
-    return f"- criterion {quoted(criterion.key)}: {title}{text}\n  {answers}"
+    return f"- criterion {quoted(criterion.key)}: {within(title + criterion.text, 2)}\n  {answers}"
+
+
+def _indented(text: str, by: int) -> str:
+    """No line of it begins where the question's own lines do."""
+    return ("\n" + " " * by).join(text.strip().splitlines())
 
 
 def _quoted(text: str) -> str:
