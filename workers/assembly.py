@@ -42,6 +42,7 @@ from workers.training.loop import Run
 from workers.training.optim import build_optimizer
 from workers.training.pair_evaluation import PairEvaluation, split_held_out
 from workers.training.ports import Control, Recorder
+from workers.training.rounds import Rounds
 from workers.training.state import TrainerState
 from workers.types import Prompt
 
@@ -119,6 +120,7 @@ def assemble(materials: Materials) -> Run:
         recorder=materials.recorder,
         control=materials.control,
         save=lambda now: materials.save(policy, optimizer, now),
+        rounds=Rounds.of(spec, algorithm, policy, optimizer),
         finalizing=materials.finalizing,
     )
     if materials.resume is not None:

@@ -42,7 +42,11 @@ class SftConfig(Value):
 
 
 class OnPolicyConfig(Value):
-    """What `grape` and `grpo` share. `entropy_coef` times the mean entropy of the policy's tokens is taken off the loss."""
+    """What `grape` and `grpo` share. `entropy_coef` times the mean entropy of the policy's tokens is taken off the loss.
+
+    `rounds` above 1: `training.steps` are spread over that many rounds (grape.md §7); after each, held-out prompts are
+    evaluated, the reference is refreshed, and `on_regression` says what happens if plain reward got worse.
+    """
 
     samples: ClassVar[bool] = True
     compares: ClassVar[bool] = True
@@ -53,6 +57,8 @@ class OnPolicyConfig(Value):
     kl: KlConfig = KlConfig()
     inner_epochs: Annotated[int, Field(ge=1, le=64)] = 1
     entropy_coef: Annotated[float, Field(ge=0, le=10)] = 0.0
+    rounds: Annotated[int, Field(ge=1, le=1000)] = 1
+    on_regression: Literal["stop", "continue", "roll_back"] = "stop"
 
     @model_validator(mode="after")
     def _fits_itself(self) -> OnPolicyConfig:

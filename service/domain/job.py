@@ -9,6 +9,7 @@ from pydantic import Field, JsonValue, StringConstraints, model_validator
 from service.domain.algorithm import (
     AlgorithmConfig,
     EvaluateConfig,
+    OnPolicyConfig,
     compares,
     data_kind,
     is_batched,
@@ -19,7 +20,6 @@ from service.domain.base import Value, refuse
 from service.domain.conversation import Name
 from service.domain.policy_gradient import TrpoConfig
 from service.domain.preference import RewardModelConfig
-from service.domain.rejection import RejectionSamplingConfig
 from service.domain.rubric import RubricRef
 
 ModelId = Annotated[str, StringConstraints(pattern=r"^mdl_[0-9a-z]+$")]
@@ -171,9 +171,14 @@ def _problems(spec: JobSpec) -> Any:
             )
         if spec.training.steps is not None:
             yield ("training", "steps"), "invalid_option", "evaluate trains nothing, so it takes no steps"
-    if isinstance(spec.algorithm, RejectionSamplingConfig) and (spec.training.steps or 0) < spec.algorithm.rounds:
-        message = f"{spec.algorithm.rounds} rounds need at least as many optimizer steps"
-        yield ("algorithm", "rounds"), "invalid_option", message
+    if isinstance(spec.algorithm, OnPolicyConfig) and spec.algorithm.rounds > 1 and spec.evaluation is None:
+        message = (
+            "rounds end with an evaluation: say in 'evaluation' which held-out prompts tell whether one made it worse"
+        )
+        yield ("evaluation",), "missing", message
+    rounds = getattr(spec.algorithm, "rounds", 1)
+    if (spec.training.steps or rounds) < rounds:
+        yield ("algorithm", "rounds"), "invalid_option", f"{rounds} rounds need at least as many optimizer steps"
     if isinstance(spec.algorithm, TrpoConfig) and spec.training.learning_rate is not None:
         message = "trpo takes no learning rate: algorithm.max_kl is the size of its step"
         yield ("training", "learning_rate"), "invalid_option", message

@@ -14,6 +14,7 @@ from workers.training.evaluation import Evaluation
 from workers.training.loop import Run
 from workers.training.optim import build_optimizer
 from workers.training.ports import Interrupted
+from workers.training.rounds import Rounds
 from workers.training.state import TrainerState
 from workers.types import Prompt
 
@@ -135,12 +136,15 @@ def run_of(policy, spec, *, state=None, control=None, grader=None, save=None, op
         demonstrations=[Demonstration(f"d{k}", [3 + k], [5 + k, 6, 1], 1.0 + k) for k in range(10)],
         preferences=PAIRS, steps=spec.training.steps, check=control.check,
     )  # fmt: skip
-    evaluation = Evaluation(rollouts, recorder, PROMPTS[:2], 0.0, 1) if evaluate else None
+    evaluation = (
+        Evaluation(rollouts, recorder, PROMPTS if evaluate == "all" else PROMPTS[:2], 0.0, 1) if evaluate else None
+    )
     optimizer = optimizer or build_optimizer(policy, spec.training, algorithm.value_learning_rate)
     return Run(
         spec=spec, steps=spec.training.steps, algorithm=algorithm, policy=policy, optimizer=optimizer,
         environment=environment, evaluation=evaluation,
         state=state, recorder=recorder, control=control, save=save or (lambda state: None),
+        rounds=Rounds.of(spec, algorithm, policy, optimizer),
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ class CausalPolicy:
     """The policy, its tokenizer, and the frozen reference if the algorithm needs one.
 
     With an adapter the reference is the model with the adapter off; otherwise it is `reference_model`, a copy of the policy
-    as the job found it.
+    as the job found it. Once it was refreshed it is the policy as it was then: `moved_reference` has its trainable tensors.
     """
 
     model: Any
@@ -35,6 +35,7 @@ class CausalPolicy:
     budget: int
     is_adapter: bool = False
     reference_model: Any = None
+    moved_reference: dict[str, Tensor] = field(default_factory=dict)
     value: ValueModel | None = None
 
     @property
@@ -49,7 +50,7 @@ class CausalPolicy:
 
     def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         """The same by name; the names are those of the optimizer's saved state."""
-        yield from ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+        yield from self._trainable()
         if self.value is not None:
             yield from ((f"value.{name}", p) for name, p in self.value.named_parameters())
 
@@ -95,12 +96,44 @@ class CausalPolicy:
 
     @contextlib.contextmanager
     def _reference(self) -> Iterator[Any]:
-        if self.is_adapter:
+        if self.is_adapter and self.moved_reference:
+            with self._lent(self.moved_reference):
+                yield self.model
+        elif self.is_adapter:
             with self.model.disable_adapter():
                 yield self.model
         else:
             assert self.reference_model is not None, "the algorithm did not ask for a reference"
             yield self.reference_model
+
+    @contextlib.contextmanager
+    def _lent(self, tensors: dict[str, Tensor]) -> Iterator[None]:
+        """The model with other values in its trainable parameters, for a forward without gradient."""
+        own = {name: parameter.data for name, parameter in self._trainable()}
+        try:
+            for name, parameter in self._trainable():
+                parameter.data = tensors[name]
+            yield
+        finally:
+            for name, parameter in self._trainable():
+                parameter.data = own[name]
+
+    def _trainable(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+
+    def refresh_reference(self) -> None:
+        """From here on the reference is the policy as it is now."""
+        self.put_reference({name: p.detach().clone() for name, p in self._trainable()})
+
+    def put_reference(self, tensors: dict[str, Tensor]) -> None:
+        """The reference has these values in the trainable parameters."""
+        self.moved_reference = {name: tensor.to(self.device) for name, tensor in tensors.items()}
+        if not self.is_adapter:
+            assert self.reference_model is not None, "the algorithm did not ask for a reference"
+            with torch.no_grad():
+                for name, parameter in self.reference_model.named_parameters():
+                    parameter.copy_(self.moved_reference[name])
+            self.moved_reference = {name: p.detach() for name, p in self.reference_model.named_parameters()}
 
     def supervised_logprobs(self, batch: SupervisedBatch) -> FlatLogprobs:
         """log π of demonstrations, with gradient."""

@@ -1,7 +1,8 @@
 """Writing a checkpoint's folder and reading it back; publishing it is the caller's.
 
 The folder is the model (or the adapter) as `from_pretrained` reads it; `state/` has what resumes the job: moments, random
-state, trainer state, the job's spec with the rubric versions it pinned. `manifest.json` lists every other file, last.
+state, a reference that has moved, the start of a round that may be undone, trainer state, the job's spec with the rubric
+versions it pinned. `manifest.json` lists every other file, last.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from workers.policy.causal import CausalPolicy
 from workers.policy.value_head import load_value_tensors, value_tensors
 from workers.training.optim import load_optimizer, save_optimizer
 from workers.training.state import TrainerState
+
+REFERENCE, ROUND = "reference.safetensors", "round.safetensors"
 
 
 def write_checkpoint(
@@ -36,6 +39,11 @@ def write_checkpoint(
     value = getattr(policy, "value", None)
     if value is not None:
         save_file(value_tensors(value), inner / "value.safetensors")
+    reference = getattr(policy, "moved_reference", {})
+    if reference:
+        save_file(reference, inner / REFERENCE)
+    if state.round_start:
+        save_file(state.round_start, inner / ROUND)
     save_file({"torch": torch.get_rng_state()}, inner / "random.safetensors")
     _write_json(inner / "trainer.json", state.to_json())
     _write_json(inner / "job.json", job)
@@ -50,11 +58,16 @@ def write_checkpoint(
 
 def read_trainer_state(folder: Path) -> TrainerState:
     """Where the job was."""
-    return TrainerState.from_json(json.loads((folder / "state" / "trainer.json").read_text()))
+    state = TrainerState.from_json(json.loads((folder / "state" / "trainer.json").read_text()))
+    if (folder / "state" / ROUND).exists():
+        state.round_start = load_file(folder / "state" / ROUND)
+    return state
 
 
 def restore(folder: Path, policy: CausalPolicy, optimizer: torch.optim.Optimizer | None) -> None:
-    """Moments and random state; the weights were loaded from the folder by `load_policy(resume=…)`."""
+    """Moments, a reference that has moved, random state; the weights were loaded by `load_policy(resume=…)`."""
+    if (folder / "state" / REFERENCE).exists():
+        policy.put_reference(load_file(folder / "state" / REFERENCE))
     value = getattr(policy, "value", None)
     if value is not None:
         load_value_tensors(value, load_file(folder / "state" / "value.safetensors"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from service.domain.scoring import Past, ScoringOptions, mean
 from workers.advantages.group import score_step
@@ -26,6 +26,8 @@ class Evaluation:
     temperature: float
     samples: int
     every_steps: int | None = None
+    by_prompt: dict[str, float] = field(default_factory=dict)
+    """The mean plain reward of each prompt in the last run; prompts of which no completion has one are not in it."""
     options: ScoringOptions = UNIFORM
     """What rewards and advantages are shown by; nothing trains on them, and no metric but `healthbench` is made of them."""
 
@@ -36,11 +38,23 @@ class Evaluation:
         )
         score_step(groups, self.options, lambda rubric: Past())
         self.recorder.completions(step, "evaluation", groups)
+        self.by_prompt = plain_rewards(groups)
         metrics = {f"evaluation.{name}": value for name, value in summary(groups).items()}
         if self.options.weighting == "healthbench":
             metrics.update(benchmark(groups))
         self.recorder.metrics(step, metrics)
         return metrics
+
+
+def plain_rewards(groups: Sequence[CompletionGroup]) -> dict[str, float]:
+    """By prompt: the mean over its completions that have a plain reward."""
+    found = {}
+    for group in groups:
+        assert group.scored is not None
+        rewards = [c.plain_reward for c in group.scored.completions if c.plain_reward is not None]
+        if rewards:
+            found[group.prompt.id] = mean(rewards)
+    return found
 
 
 def benchmark(groups: Sequence[CompletionGroup]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from workers.training.evaluation import Evaluation
 from workers.training.optim import learning_rate
 from workers.training.pair_evaluation import PairEvaluation
 from workers.training.ports import Control, Interrupted, Recorder, Suspended
+from workers.training.rounds import Rounds, regression_failure
 from workers.training.state import TrainerState
 
 
@@ -35,12 +36,15 @@ class Run:
     control: Control
     save: Callable[[TrainerState], None]
     """Write and register a checkpoint of this state; does nothing if the step has one."""
+    rounds: Rounds | None = None
     finalizing: Callable[[], None] = lambda: None
     """Called once training is over, before the last checkpoint; may raise `Interrupted` for a pause that came first."""
 
     def go(self) -> None:
         """Train to the last step. `Interrupted` and `Suspended` leave a checkpoint behind and go on to the caller."""
         try:
+            if self.rounds is not None:
+                self.rounds.begin(self.state)
             self._evaluate_if_due(first=True)
             self.algorithm.prepare(self.policy, self.environment)
             while self.state.step < self.steps:
@@ -115,7 +119,24 @@ class Run:
             self._every(self.evaluation.every_steps)
             or self.state.step == self.steps
             or (first and self.state.step == 0)
+            or (self.rounds is not None and self.rounds.is_over(self.state))
         )
         if due:
             self.state.evaluation = self.evaluation.run(self.state.step)
             self.state.evaluated_step = self.state.step
+            if self.rounds is not None and isinstance(self.evaluation, Evaluation):
+                self._close_round(self.rounds, self.evaluation.by_prompt)
+
+    def _close_round(self, rounds: Rounds, by_prompt: dict[str, float]) -> None:
+        """After the evaluation at a round's end; that of step 0 is what the first round is compared with."""
+        state = self.state
+        if state.step == 0:
+            state.held_out, state.round_evaluation = dict(by_prompt), dict(state.evaluation)
+        elif rounds.is_over(state):
+            data = rounds.close(state, by_prompt)
+            self.recorder.event("round.finished", data)
+            if data["action"] == "stop":
+                self.save(state)
+                raise regression_failure(data)
+            if state.step < self.steps:
+                self.save(state)

@@ -40,23 +40,34 @@ def learning_rate(spec: TrainingSpec, step: int, steps: int) -> float:
     return spec.learning_rate * left
 
 
-def save_optimizer(optimizer: torch.optim.Optimizer, policy: Any, path: Path) -> None:
-    """The moments by parameter name, as safetensors."""
+def optimizer_tensors(optimizer: torch.optim.Optimizer, policy: Any) -> dict[str, torch.Tensor]:
+    """The moments by parameter name, on the CPU; empty before the first step."""
     tensors = {}
     for name, parameter in policy.named_parameters():
         state = optimizer.state.get(parameter, {})
         for kind in STATE:
             if kind in state:
                 tensors[f"{kind}.{name}"] = state[kind].detach().cpu().contiguous()
-    save_file(tensors, path)
+    return tensors
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, policy: Any, path: Path) -> None:
-    """Put saved moments back."""
-    tensors = load_file(path)
+def put_optimizer_tensors(optimizer: torch.optim.Optimizer, policy: Any, tensors: dict[str, torch.Tensor]) -> None:
+    """Put such moments back; a parameter without any is as before its first step. The tensors are copied."""
     for name, parameter in policy.named_parameters():
-        found = {kind: tensors[f"{kind}.{name}"] for kind in STATE if f"{kind}.{name}" in tensors}
+        found = {kind: tensors[f"{kind}.{name}"].clone() for kind in STATE if f"{kind}.{name}" in tensors}
         if found:
             optimizer.state[parameter] = {
                 kind: value if kind == "step" else value.to(parameter.device) for kind, value in found.items()
             }
+        else:
+            optimizer.state.pop(parameter, None)
+
+
+def save_optimizer(optimizer: torch.optim.Optimizer, policy: Any, path: Path) -> None:
+    """The moments as safetensors."""
+    save_file(optimizer_tensors(optimizer, policy), path)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, policy: Any, path: Path) -> None:
+    """Put saved moments back."""
+    put_optimizer_tensors(optimizer, policy, load_file(path))

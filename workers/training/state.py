@@ -6,6 +6,8 @@ from collections import deque
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from service.domain.scoring import History
 from workers.training.watch import Watch
 from workers.types import Batch, PolicyBatch, PreferenceBatch, SupervisedBatch
@@ -24,6 +26,12 @@ class TrainerState:
     watch: Watch = field(default_factory=Watch)
     null_shares: deque[float] = field(default_factory=lambda: deque(maxlen=NULL_WINDOW))
     evaluation: dict[str, float] = field(default_factory=dict)
+    round: int = 0
+    """Finished rounds. How the running one began: held-out plain rewards by prompt, the evaluation's metrics, and, where it may
+    have to be undone, weights and moments (saved beside this as safetensors)."""
+    held_out: dict[str, float] = field(default_factory=dict)
+    round_evaluation: dict[str, float] = field(default_factory=dict)
+    round_start: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
     reference: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Summed log-probabilities of (chosen, rejected) under the policy that the job started from, by row."""
     reward_average: tuple[float, float] = (0.0, 0.0)
@@ -44,6 +52,9 @@ class TrainerState:
             "watch": self.watch.to_json(),
             "null_shares": list(self.null_shares),
             "evaluation": self.evaluation,
+            "round": self.round,
+            "held_out": self.held_out,
+            "round_evaluation": self.round_evaluation,
             "reward_average": list(self.reward_average),
             "reference": {key: list(value) for key, value in self.reference.items()},
             "batch": _batch_to_json(self.batch) if self.uses_left else None,
@@ -63,6 +74,9 @@ class TrainerState:
             watch=Watch.from_json(data["watch"]),
             null_shares=deque(data["null_shares"], maxlen=NULL_WINDOW),
             evaluation=dict(data["evaluation"]),
+            round=data["round"],
+            held_out=dict(data["held_out"]),
+            round_evaluation=dict(data["round_evaluation"]),
             reward_average=(data["reward_average"][0], data["reward_average"][1]),
             reference={key: (chosen, rejected) for key, (chosen, rejected) in data["reference"].items()},
             batch=_batch_from_json(data["batch"]),

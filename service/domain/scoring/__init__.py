@@ -19,7 +19,7 @@ from service.domain.scoring.rewards import (
     gate_factor,
     plain_reward,
 )
-from service.domain.scoring.stats import correlation, has_spread, mean, unbiased_std
+from service.domain.scoring.stats import correlation, has_spread, mean, paired_interval, unbiased_std
 from service.domain.scoring.steps import MAX_STEPS, PooledSteps, Span, pool_steps, split_steps
 from service.domain.scoring.values import (
     GATE,
@@ -68,6 +68,7 @@ __all__ = [
     "has_spread",
     "mean",
     "mismatches",
+    "paired_interval",
     "plain_reward",
     "pool_steps",
     "score_group",

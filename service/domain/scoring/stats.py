@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterable, Sequence
 
 
@@ -39,3 +40,22 @@ def correlation(xs: Sequence[float], ys: Sequence[float]) -> float | None:
     together = math.fsum((x - x_mean) * (y - y_mean) for x, y in zip(xs, ys, strict=True))
     apart = math.fsum((x - x_mean) ** 2 for x in xs) * math.fsum((y - y_mean) ** 2 for y in ys)
     return max(-1.0, min(1.0, together / math.sqrt(apart)))
+
+
+def paired_interval(differences: Sequence[float], seed: int, resamples: int = 2000) -> tuple[float, float]:
+    """The 95 % interval of the mean of paired differences, by bootstrap over the pairs (percentiles of resampled means).
+
+    The same seed gives the same interval. ValueError for fewer than two pairs.
+    """
+    if len(differences) < 2:
+        raise ValueError("an interval needs two pairs or more")
+    generator = random.Random(seed)  # noqa: S311 (statistics, not secrets)
+    means = sorted(mean(generator.choices(differences, k=len(differences))) for _ in range(resamples))
+    return _quantile(means, 0.025), _quantile(means, 0.975)
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    place = share * (len(ordered) - 1)
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
