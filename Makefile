@@ -9,7 +9,7 @@ export PYTHONUNBUFFERED = 1
 # Compiled bytecode saves five seconds at each start of a process that imports transformers.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test check format clean
+.PHONY: setup demo test test-learning check format clean
 
 setup: $(STAMP)
 
@@ -27,6 +27,9 @@ demo: setup ## the whole path: rubric in, better model out
 
 test: setup ## real Postgres, real Valkey, real processes
 	$(BIN)/python -m pytest $(TEST_ARGS)
+
+test-learning: setup ## every algorithm moves its own objective, on three seeds, by a stated margin
+	$(BIN)/python -m pytest tests/learning -m learning $(TEST_ARGS)
 
 check: setup ## lint, types, import contracts, the house, the compose file
 	$(BIN)/ruff check .
