@@ -21,6 +21,7 @@ from service.domain.judge import (
     JudgeLimits,
     JudgePrompt,
     JudgeSampling,
+    ModelId,
     PromptVersion,
     RateLimit,
     StructuredOutput,
@@ -28,8 +29,8 @@ from service.domain.judge import (
     Votes,
 )
 
-OF_REVISION = ("sampling", "prompt", "examples", "votes", "confidence", "batch", "structured_output")
-"""What decides verdicts, beside where the judge is."""
+OF_REVISION = ("model", "sampling", "prompt", "examples", "votes", "confidence", "batch", "structured_output")
+"""What decides verdicts, beside the endpoint."""
 
 
 def _fits_a_header(key: SecretStr) -> SecretStr:
@@ -59,7 +60,8 @@ class JudgeIn(JudgeLimits):
     """A new judge; its limits stand beside the rest."""
 
     name: Name
-    endpoint: EndpointIn
+    endpoint: EndpointIn | None = None
+    model: ModelId | None = None
     sampling: JudgeSampling = JudgeSampling()
     prompt: PromptIn = PromptIn()
     examples: Examples = []
@@ -75,7 +77,8 @@ class JudgeIn(JudgeLimits):
 
     def config(self) -> JudgeConfig:
         """What makes a revision."""
-        endpoint = JudgeEndpoint(base_url=self.endpoint.base_url, model=self.endpoint.model)
+        given = self.endpoint
+        endpoint = JudgeEndpoint(base_url=given.base_url, model=given.model) if given is not None else None
         rest = {name: getattr(self, name) for name in OF_REVISION if name != "prompt"}
         return JudgeConfig.model_validate({"endpoint": endpoint, "prompt": self.prompt.model_dump(), **rest})
 
@@ -97,6 +100,7 @@ class JudgePatch(Value):
 
     name: Name | None = None
     endpoint: EndpointPatch | None = None
+    model: ModelId | None = None
     sampling: JudgeSampling | None = None
     prompt: JudgePrompt | None = None
     examples: Examples | None = None
