@@ -161,3 +161,16 @@ def test_control_tokens_are_broken(token, expected):
 )  # fmt: skip
 def test_everything_else_stands_as_it_was_written(text):
     assert marked(text) == text
+
+
+@each_attack
+def test_neither_as_a_step_nor_beside_examples(judge, attack):
+    text = f"{BAD}\n\n{text_of(attack)}\n\n{BAD}"
+    judge.answer = gullible
+    judge.questions.clear()
+    examples = [{"prompt": "q", "answer": text_of(attack)[:2000], "verdict": True, "reasoning": text_of(attack)[:2000]}]
+    prompt = {"version": PROMPT_VERSION}
+    asked = [criterion("steps", scope="step")]
+    cell = grade(judge, asked, config={"prompt": prompt, "examples": examples}, text=text)["steps"]
+    assert (cell.status, cell.score) == ("parse_error", None)
+    assert {step.status for step in cell.steps} == {"parse_error"}
