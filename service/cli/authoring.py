@@ -16,7 +16,7 @@ judges = typer.Typer(help="Judges: LLMs that score.", no_args_is_help=True)
 
 RUBRIC = ("id", "name", "category", "latest_version", "aliases", "updated_at")
 VERSION = ("rubric", "version", "hash", "message", "author", "created_at")
-JUDGE = ("id", "name", "revision", "fingerprint", "endpoint.base_url", "endpoint.model", "model", "prompt.version", "votes", "confidence",
+JUDGE = ("id", "name", "revision", "fingerprint", "endpoint.base_url", "endpoint.model", "prompt.version", "votes", "confidence",
          "batch", "structured_output", "concurrency", "has_api_key")  # fmt: skip
 KEY = ("id", "name", "prefix", "scopes", "expires_at", "revoked_at", "last_used_at")
 
@@ -134,11 +134,8 @@ def set_alias(rubric_id: str, alias: str, version: int, data_dir: DataDir = None
 @judges.command("create")
 def create_judge(
     name: str,
-    url: Annotated[str | None, typer.Option(help="the endpoint's base address, e.g. https://host/v1")] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="the model to ask for there; without --url a registered model (mdl_…) that judges here"),
-    ] = None,
+    url: Annotated[str, typer.Option(help="the endpoint's base address, e.g. https://host/v1")],
+    model: Annotated[str, typer.Option(help="the model to ask for")],
     api_key_env: Annotated[str | None, typer.Option(help="the environment variable that holds the key")] = None,
     concurrency: int = 16,
     votes: int = 1,
@@ -155,11 +152,9 @@ def create_judge(
     as_json: Json = False,
 ) -> None:
     """Create a judge. Its key is read from the environment, so that it stands in no shell history."""
-    where: dict[str, Any] = {"model": model}
-    if url is not None:
-        where = {"endpoint": {"base_url": url, "model": model}}
-        if api_key_env:
-            where["endpoint"]["api_key"] = os.environ.get(api_key_env, "")
+    endpoint = {"base_url": url, "model": model}
+    if api_key_env:
+        endpoint["api_key"] = os.environ.get(api_key_env, "")
     prompt = {"system": system, "version": prompt_version}
     rate = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
     fields = {
@@ -170,7 +165,7 @@ def create_judge(
         "examples": read_file(examples) if examples else None,
         "rate_limit": {key: value for key, value in rate.items() if value} or None,
     }
-    body = {"name": name, **where, "concurrency": concurrency, "votes": votes}
+    body = {"name": name, "endpoint": endpoint, "concurrency": concurrency, "votes": votes}
     body |= {**(read_file(file) if file else {}), **{key: value for key, value in fields.items() if value is not None}}
     with client(data_dir) as api:
         show(api.post("/v1/judges", body), as_json, JUDGE)

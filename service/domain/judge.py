@@ -153,29 +153,6 @@ class JudgeConfig(Value):
             )
         return self
 
-    @model_validator(mode="after")
-    def _models_of_our_own(self) -> JudgeConfig:
-        """What only an endpoint can be told is refused for a registered model, rather than left undone."""
-        if self.model is not None:
-            for name in ("top_p", "reasoning_effort"):
-                if getattr(self.sampling, name) is not None:
-                    refuse(
-                        (
-                            ("sampling", name),
-                            "contradiction",
-                            f"a registered model is sampled without '{name}'; leave it out",
-                        )
-                    )
-            if self.structured_output == "on":
-                refuse(
-                    (
-                        ("structured_output",),
-                        "contradiction",
-                        "a registered model is asked as text; take 'auto' or 'off'",
-                    )
-                )
-        return self
-
     @property
     def fingerprint(self) -> str:
         """16 hex digits that change whenever anything here does; stored with every cell.

@@ -8,7 +8,6 @@ from fastapi import Request, Response
 from pydantic import ValidationError
 
 from service.db.queries import judges as queries
-from service.db.queries import models as model_queries
 from service.db.queries.jobs import now
 from service.db.tables import Judge, JudgeRevision
 from service.deps import CallerDep, Listing, PageDep, ServicesDep, SessionDep, check_if_match
@@ -46,9 +45,8 @@ async def create_judge(
     body: JudgeIn, session: SessionDep, caller: CallerDep, services: ServicesDep, response: Response
 ) -> JudgeOut:
     """Create a judge, as its revision 1. The endpoint's key is stored sealed and never shown."""
-    await _check_model(session, caller, body.model)
     judge_id = new_id("judge")
-    secret = body.endpoint.api_key if body.endpoint is not None else None
+    secret = body.endpoint.api_key
     judge = Judge(
         id=judge_id,
         project_id=caller.project_id,
@@ -102,7 +100,6 @@ async def patch_judge(
     current = await session.scalar(queries.revision(judge.id, judge.revision))
     assert current is not None
     _refuse_nulls(body)
-    await _check_model(session, caller, body.model)
     if body.name is not None:
         judge.name = body.name
     limits = {name: getattr(body, name) for name in JudgeLimits.model_fields if name in body.model_fields_set}
@@ -113,7 +110,7 @@ async def patch_judge(
             secret = body.endpoint.api_key
             judge.secret = services.vault.seal(secret.get_secret_value(), judge.id) if secret else None
         changes = body.endpoint.model_dump(include={"base_url", "model"}, exclude_none=True)
-        config["endpoint"] = {**(config["endpoint"] or {}), **changes}
+        config["endpoint"] = {**config["endpoint"], **changes}
     if body.prompt is not None:
         config["prompt"] = {**config["prompt"], **body.prompt.model_dump(exclude_unset=True)}
     told = body.model_dump(mode="json", include=set(OF_REVISION) - {"prompt"})
@@ -128,21 +125,6 @@ async def patch_judge(
     row, revision = await _find(session, caller, judge_id)
     response.headers["ETag"] = head_etag(row)
     return JudgeOut.of(row, revision)
-
-
-async def _check_model(session: SessionDep, caller: CallerDep, model_id: str | None) -> None:
-    """A registered model that judges is one of the project's, and a language model."""
-    if model_id is None:
-        return
-    model = await session.scalar(model_queries.model(caller.project_id, model_id))
-    if model is None:
-        raise Invalid.at("/model", "not_found", f"there is no model '{model_id}'")
-    if model.kind != "policy":
-        raise Invalid.at(
-            "/model", "wrong_kind", f"'{model_id}' is a {model.kind} model; a judge is a language model (policy)"
-        )
-    if model.status == "failed":
-        raise Invalid.at("/model", "model_invalid", f"model '{model_id}' failed to register: {model.error}")
 
 
 def _checked(config: dict[str, Any]) -> JudgeConfig:

@@ -21,7 +21,6 @@ from service.domain.judge import (
     JudgeLimits,
     JudgePrompt,
     JudgeSampling,
-    ModelId,
     PromptVersion,
     RateLimit,
     StructuredOutput,
@@ -29,8 +28,8 @@ from service.domain.judge import (
     Votes,
 )
 
-OF_REVISION = ("model", "sampling", "prompt", "examples", "votes", "confidence", "batch", "structured_output")
-"""What decides verdicts, beside the endpoint."""
+OF_REVISION = ("sampling", "prompt", "examples", "votes", "confidence", "batch", "structured_output")
+"""What decides verdicts, beside where the judge is."""
 
 
 def _fits_a_header(key: SecretStr) -> SecretStr:
@@ -60,8 +59,7 @@ class JudgeIn(JudgeLimits):
     """A new judge; its limits stand beside the rest."""
 
     name: Name
-    endpoint: EndpointIn | None = None
-    model: ModelId | None = None
+    endpoint: EndpointIn
     sampling: JudgeSampling = JudgeSampling()
     prompt: PromptIn = PromptIn()
     examples: Examples = []
@@ -77,8 +75,7 @@ class JudgeIn(JudgeLimits):
 
     def config(self) -> JudgeConfig:
         """What makes a revision."""
-        given = self.endpoint
-        endpoint = JudgeEndpoint(base_url=given.base_url, model=given.model) if given is not None else None
+        endpoint = JudgeEndpoint(base_url=self.endpoint.base_url, model=self.endpoint.model)
         rest = {name: getattr(self, name) for name in OF_REVISION if name != "prompt"}
         return JudgeConfig.model_validate({"endpoint": endpoint, "prompt": self.prompt.model_dump(), **rest})
 
@@ -100,7 +97,6 @@ class JudgePatch(Value):
 
     name: Name | None = None
     endpoint: EndpointPatch | None = None
-    model: ModelId | None = None
     sampling: JudgeSampling | None = None
     prompt: JudgePrompt | None = None
     examples: Examples | None = None

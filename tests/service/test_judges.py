@@ -2,7 +2,6 @@
 
 import pytest
 
-from examples.tiny_model import make_tiny_model
 from service.client import ApiError
 from service.domain.judge import PROMPT_VERSION
 
@@ -110,25 +109,3 @@ def test_so_is_a_criterion(api, criterion, fault):
     assert refused(lambda: api.post("/v1/rubrics/validate", {"content": content})) == [
         (f"/content/criteria/0/{place}", code)
     ]
-
-
-def test_a_judge_is_an_endpoint_or_a_registered_model(api, stack):
-    folder = stack.folder / "judge-model"
-    make_tiny_model(folder, list("abcdef"), seed=0, hidden=16)
-    model = api.register_model("small", {"path": str(folder)})["id"]
-    judge = api.post("/v1/judges", {"name": "j", "model": model})
-    assert (judge["model"], judge["endpoint"], judge["has_api_key"]) == (model, None, False)
-    path = f"/v1/judges/{judge['id']}"
-    assert api.patch(path, {"votes": 2})["revision"] == 2
-    both = refused(lambda: create(api, model=model))
-    neither = refused(lambda: api.post("/v1/judges", {"name": "j"}))
-    assert both == neither == refused(lambda: api.patch(path, {"endpoint": ENDPOINT})) == [("", "one_of")]
-    unknown = {"name": "j", "model": "mdl_none"}
-    assert refused(lambda: api.post("/v1/judges", unknown)) == [("/model", "not_found")]
-    assert refused(lambda: api.patch(path, {"model": "mdl_none"})) == [("/model", "not_found")]
-    for fields, place in (
-        ({"structured_output": "on"}, "/structured_output"),
-        ({"sampling": {"top_p": 0.5}}, "/sampling/top_p"),
-        ({"sampling": {"reasoning_effort": "low"}}, "/sampling/reasoning_effort"),
-    ):
-        assert refused(lambda fields=fields: api.patch(path, fields)) == [(place, "contradiction")]
