@@ -144,12 +144,16 @@ class Attempt:
         return ModelFiles(model_id, model_folder(model, self.store.root), files, base)
 
     def _probe_judges(self, job: Held) -> None:
-        """One question to each judge's endpoint: is anybody there?"""
+        """One question to each judge's endpoint: is anybody there? Judges of this machine must be chat models."""
         from workers.graders.judge.probe import probe
+        from workers.graders.local.judge import require_chat
 
         vault = Vault(self.settings.require_secret_key())
+        local = job.resolved.get("local_judges", {})
+        for model_id in sorted(set(local.values())):
+            require_chat(self._model_files(model_id))
         for judge_id, revision in job.resolved["judges"].items():
-            if judge_id in job.resolved.get("local_judges", {}):
+            if judge_id in local:
                 continue
             head, row = self.held.judge(judge_id, revision)
             api_key = vault.open(head.secret, judge_id) if head.secret is not None else None

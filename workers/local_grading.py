@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from service.config import Settings
+from service.db.tables import Judge, JudgeRevision
 from service.domain.checkpoint import CheckpointFile
 from service.domain.criteria import criteria_of
 from service.domain.grade import Cell
 from service.domain.job_state import JobFailure
+from service.domain.judge import JudgeConfig, JudgeLimits
 from service.domain.rubric import Criterion, RubricContent
 from workers.runs.cells import CellWork, ClaimedBatch
 from workers.runs.held import model_folder
@@ -37,6 +39,7 @@ class LocalGradingEngine:
     store: Path
     _graders: LocalGraders | None = None
     _held: ClaimedBatch | None = None
+    _lost: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
     _stopping: threading.Event = field(default_factory=threading.Event)
     _awake: threading.Event = field(default_factory=threading.Event)
@@ -68,6 +71,7 @@ class LocalGradingEngine:
         while not self._stopping.is_set():
             try:
                 while not self._stopping.is_set() and (batches := self.work.claim(1)):
+                    self._lost.clear()
                     self._held = batches[0]
                     self._grade(batches[0])
                     self._held = None
@@ -86,23 +90,47 @@ class LocalGradingEngine:
         content = RubricContent.model_validate(batch.rubric["content"])
         criteria = {criterion.key: criterion for criterion in criteria_of(content, batch.prompt)}
         todo = [(index, criteria[key]) for index, key in batch.todo]
+        judges = {judge: self.work.judge(judge, batch.judges[judge]) for judge in batch.local_judges}
         try:
-            cells = self._cells(batch, todo)
-        except Exception as error:  # out of memory, or a model that breaks: the same batch would break again
+            cells = self._cells(batch, todo, content.guidelines, judges)
+        except Exception as error:
+            if self._lost.is_set() or self._stopping.is_set():
+                return
+            # Out of memory, or a model that breaks: the same batch would break again.
             log.exception("batch %s of %s", batch.id, batch.owner_id)
-            reason = f"the model failed: {type(error).__name__}: {error}"[:1000]
+            reason = f"the model failed: {_said(error)}"[:1000]
             cells = [(index, _failed(criterion, reason)) for index, criterion in todo]
         self.work.answer(batch, cells)
         self.work.finish(batch)
 
-    def _cells(self, batch: ClaimedBatch, todo: list[tuple[int, Criterion]]) -> list[tuple[int, Cell]]:
-        from workers.graders.local.graders import LocalBatch, LocalGraders
+    def _cells(
+        self,
+        batch: ClaimedBatch,
+        todo: list[tuple[int, Criterion]],
+        guidelines: str,
+        judges: dict[str, tuple[Judge, JudgeRevision]],
+    ) -> list[tuple[int, Cell]]:
+        from workers.graders.local.graders import LocalBatch, LocalGraders, PinnedJudge
 
         if self._graders is None:
             settings = self.settings.grading
             bound = int(settings.local_memory_mb * (1 << 20))
-            self._graders = LocalGraders(self._files, bound=bound, device=settings.local_device)
-        return self._graders.grade(LocalBatch(batch.prompt, batch.texts, todo, batch.models))
+            self._graders = LocalGraders(self._files, bound=bound, device=settings.local_device, check=self._check)
+        pinned = {
+            judge_id: PinnedJudge(
+                judge_id,
+                row.revision,
+                JudgeConfig.model_validate(row.config),
+                JudgeLimits.model_validate(head.limits).concurrency,
+            )
+            for judge_id, (head, row) in judges.items()
+        }
+        return self._graders.grade(LocalBatch(batch.prompt, batch.texts, todo, batch.models, pinned, guidelines))
+
+    def _check(self) -> None:
+        """Called at every token of a judge."""
+        if self._lost.is_set() or self._stopping.is_set():
+            raise InterruptedError("the batch is no longer ours, or this worker stops")
 
     def _files(self, model_id: str) -> ModelFiles:
         from workers.policy.loading import ModelFiles
@@ -117,15 +145,23 @@ class LocalGradingEngine:
         return ModelFiles(model_id, model_folder(model, self.store), files, base)
 
     def _keep_lease(self) -> None:
-        """Renew what we hold while the model works. What is no longer ours is graded in vain: its answers are fenced off."""
+        """Renew what we hold while the model works. What is no longer ours, or no longer wanted, is dropped."""
         while not self._stopping.wait(self.work.lease_s / 3):
             held = self._held
             if held is None:
                 continue
             try:
-                self.work.renew({held.id: held.fence})
+                if held.id not in self.work.renew({held.id: held.fence}) and self._held is held:
+                    self._lost.set()
             except Exception as error:
                 log.warning("renewing cells: %s", error)
+
+
+def _said(error: BaseException) -> str:
+    """The first cause of what the tasks of a batch ended with."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}"
 
 
 def _failed(criterion: Criterion, reason: str) -> Cell:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli.common import DataDir, Json, Limit, client, first, read_file, show, show_list
+from service.cli.common import USAGE, DataDir, Json, Limit, client, first, read_file, show, show_list, stop
 
 keys = typer.Typer(help="API keys.", no_args_is_help=True)
 rubrics = typer.Typer(help="Rubrics and their versions.", no_args_is_help=True)
@@ -16,7 +16,7 @@ judges = typer.Typer(help="Judges: LLMs that score.", no_args_is_help=True)
 
 RUBRIC = ("id", "name", "category", "latest_version", "aliases", "updated_at")
 VERSION = ("rubric", "version", "hash", "message", "author", "created_at")
-JUDGE = ("id", "name", "revision", "fingerprint", "endpoint.base_url", "endpoint.model", "prompt.version", "votes", "confidence",
+JUDGE = ("id", "name", "revision", "fingerprint", "endpoint.base_url", "endpoint.model", "model", "prompt.version", "votes", "confidence",
          "batch", "structured_output", "concurrency", "has_api_key")  # fmt: skip
 KEY = ("id", "name", "prefix", "scopes", "expires_at", "revoked_at", "last_used_at")
 
@@ -134,8 +134,10 @@ def set_alias(rubric_id: str, alias: str, version: int, data_dir: DataDir = None
 @judges.command("create")
 def create_judge(
     name: str,
-    url: Annotated[str, typer.Option(help="the endpoint's base address, e.g. https://host/v1")],
-    model: Annotated[str, typer.Option(help="the model to ask for")],
+    url: Annotated[str | None, typer.Option(help="the endpoint's base address, e.g. https://host/v1")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="the model to ask for, or a registered one (mdl_…) without --url")
+    ] = None,
     api_key_env: Annotated[str | None, typer.Option(help="the environment variable that holds the key")] = None,
     concurrency: int = 16,
     votes: int = 1,
@@ -152,9 +154,12 @@ def create_judge(
     as_json: Json = False,
 ) -> None:
     """Create a judge. Its key is read from the environment, so that it stands in no shell history."""
-    endpoint = {"base_url": url, "model": model}
-    if api_key_env:
-        endpoint["api_key"] = os.environ.get(api_key_env, "")
+    if model is None:
+        stop("give --url and --model, or a registered model alone: --model mdl_…", USAGE)
+    place: dict[str, Any] = {"model": model}
+    if url is not None:
+        key = {"api_key": os.environ.get(api_key_env, "")} if api_key_env else {}
+        place = {"endpoint": {"base_url": url, "model": model, **key}}
     prompt = {"system": system, "version": prompt_version}
     rate = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
     fields = {
@@ -165,7 +170,7 @@ def create_judge(
         "examples": read_file(examples) if examples else None,
         "rate_limit": {key: value for key, value in rate.items() if value} or None,
     }
-    body = {"name": name, "endpoint": endpoint, "concurrency": concurrency, "votes": votes}
+    body = {"name": name, **place, "concurrency": concurrency, "votes": votes}
     body |= {**(read_file(file) if file else {}), **{key: value for key, value in fields.items() if value is not None}}
     with client(data_dir) as api:
         show(api.post("/v1/judges", body), as_json, JUDGE)

@@ -134,6 +134,24 @@ class JudgeConfig(Value):
         return self
 
     @model_validator(mode="after")
+    def _what_our_sampler_can(self) -> JudgeConfig:
+        """A registered model is sampled here: what only endpoints can do is refused."""
+        if self.model is None:
+            return self
+        for name, wrong in (
+            ("temperature", self.sampling.temperature is None),
+            ("top_p", self.sampling.top_p is not None),
+            ("reasoning_effort", self.sampling.reasoning_effort is not None),
+        ):
+            if wrong:
+                say = "needs a temperature (0 is greedy)" if name == "temperature" else f"takes no {name}"
+                refuse((("sampling", name), "invalid_option", f"a judge that is a registered model {say}"))
+        if self.structured_output != "off":
+            message = "a judge that is a registered model writes plain text; leave 'structured_output' out"
+            refuse((("structured_output",), "invalid_option", message))
+        return self
+
+    @model_validator(mode="after")
     def _consistent(self) -> JudgeConfig:
         if self.confidence == "logprob" and self.batch > 1:
             refuse(

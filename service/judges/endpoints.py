@@ -8,13 +8,14 @@ from fastapi import Request, Response
 from pydantic import ValidationError
 
 from service.db.queries import judges as queries
+from service.db.queries import models as model_queries
 from service.db.queries.jobs import now
 from service.db.tables import Judge, JudgeRevision
 from service.deps import CallerDep, Listing, PageDep, ServicesDep, SessionDep, check_if_match
 from service.domain.ids import new_id
 from service.domain.judge import JudgeConfig, JudgeLimits
 from service.errors import Invalid, NotFound
-from service.judges.schemas import OF_REVISION, JudgeIn, JudgeOut, JudgePatch, RevisionOut, head_etag
+from service.judges.schemas import OF_REVISION, JudgeIn, JudgeOut, JudgePatch, RevisionOut, head_etag, refuse_limits
 from service.operation import needs, router
 from service.problems import validation_problem
 
@@ -46,7 +47,9 @@ async def create_judge(
 ) -> JudgeOut:
     """Create a judge, as its revision 1. The endpoint's key is stored sealed and never shown."""
     judge_id = new_id("judge")
-    secret = body.endpoint.api_key
+    secret = body.endpoint.api_key if body.endpoint is not None else None
+    if body.model is not None:
+        await _require_model(session, caller, body.model)
     judge = Judge(
         id=judge_id,
         project_id=caller.project_id,
@@ -105,6 +108,7 @@ async def patch_judge(
     limits = {name: getattr(body, name) for name in JudgeLimits.model_fields if name in body.model_fields_set}
     judge.limits = JudgeLimits.model_validate({**judge.limits, **limits}).model_dump(mode="json")
     config: dict[str, Any] = dict(current.config)
+    await _stays_where_it_is(session, caller, body, config)
     if body.endpoint is not None:
         if "api_key" in body.endpoint.model_fields_set:
             secret = body.endpoint.api_key
@@ -125,6 +129,33 @@ async def patch_judge(
     row, revision = await _find(session, caller, judge_id)
     response.headers["ETag"] = head_etag(row)
     return JudgeOut.of(row, revision)
+
+
+async def _stays_where_it_is(session: SessionDep, caller: CallerDep, body: JudgePatch, config: dict[str, Any]) -> None:
+    """An endpoint stays one, and a registered model too; the model may be another."""
+    local = config.get("model") is not None
+    if (body.endpoint is not None and local) or (body.model is not None and not local):
+        name, kind = ("endpoint", "a registered model") if local else ("model", "an endpoint")
+        raise Invalid.at(f"/{name}", "invalid_option", f"this judge is {kind}, and stays one; create another judge")
+    if local:
+        try:
+            refuse_limits(body)
+        except ValidationError as error:
+            raise validation_problem(error.errors(include_url=False), body.model_dump(mode="json")) from None
+    if body.model is not None:
+        await _require_model(session, caller, body.model)
+        config["model"] = body.model
+
+
+async def _require_model(session: SessionDep, caller: CallerDep, model_id: str) -> None:
+    model = await session.scalar(model_queries.model(caller.project_id, model_id))
+    if model is None:
+        raise Invalid.at("/model", "not_found", f"there is no model '{model_id}'")
+    if model.kind != "policy":
+        message = f"model '{model_id}' is a {model.kind} model; a judge writes its verdicts, so it is a language model"
+        raise Invalid.at("/model", "wrong_kind", message)
+    if model.status == "failed":
+        raise Invalid.at("/model", "model_invalid", f"model '{model_id}' failed to register: {model.error}")
 
 
 def _checked(config: dict[str, Any]) -> JudgeConfig:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, Field, SecretStr, model_validator
 
 from service.db.tables import Judge, JudgeRevision
-from service.domain.base import Value
+from service.domain.base import Value, refuse
 from service.domain.conversation import Name, Text
 from service.domain.judge import (
     PROMPT_VERSION,
@@ -21,12 +21,16 @@ from service.domain.judge import (
     JudgeLimits,
     JudgePrompt,
     JudgeSampling,
+    ModelId,
     PromptVersion,
     RateLimit,
     StructuredOutput,
     Url,
     Votes,
 )
+
+OF_ENDPOINTS = ("rate_limit", "timeout_s", "max_attempts", "deadline_s")
+"""Limits that a registered model does not have: it is not called, and answers when its turn comes."""
 
 OF_REVISION = ("sampling", "prompt", "examples", "votes", "confidence", "batch", "structured_output")
 """What decides verdicts, beside where the judge is."""
@@ -59,7 +63,8 @@ class JudgeIn(JudgeLimits):
     """A new judge; its limits stand beside the rest."""
 
     name: Name
-    endpoint: EndpointIn
+    endpoint: EndpointIn | None = None
+    model: ModelId | None = None
     sampling: JudgeSampling = JudgeSampling()
     prompt: PromptIn = PromptIn()
     examples: Examples = []
@@ -71,13 +76,18 @@ class JudgeIn(JudgeLimits):
     @model_validator(mode="after")
     def _consistent(self) -> JudgeIn:
         self.config()
+        if self.model is not None:
+            refuse_limits(self)
         return self
 
     def config(self) -> JudgeConfig:
         """What makes a revision."""
-        endpoint = JudgeEndpoint(base_url=self.endpoint.base_url, model=self.endpoint.model)
-        rest = {name: getattr(self, name) for name in OF_REVISION if name != "prompt"}
-        return JudgeConfig.model_validate({"endpoint": endpoint, "prompt": self.prompt.model_dump(), **rest})
+        rest: dict[str, Any] = {name: getattr(self, name) for name in OF_REVISION if name != "prompt"}
+        if self.endpoint is not None:
+            rest["endpoint"] = JudgeEndpoint(base_url=self.endpoint.base_url, model=self.endpoint.model)
+        if self.model is not None and self.structured_output == "auto":
+            rest["structured_output"] = "off"
+        return JudgeConfig.model_validate({"model": self.model, "prompt": self.prompt.model_dump(), **rest})
 
     def limits(self) -> JudgeLimits:
         """What stands outside of it."""
@@ -97,6 +107,7 @@ class JudgePatch(Value):
 
     name: Name | None = None
     endpoint: EndpointPatch | None = None
+    model: ModelId | None = None
     sampling: JudgeSampling | None = None
     prompt: JudgePrompt | None = None
     examples: Examples | None = None
@@ -109,6 +120,19 @@ class JudgePatch(Value):
     timeout_s: Annotated[float, Field(gt=0, le=3600)] | None = None
     max_attempts: Annotated[int, Field(ge=1, le=20)] | None = None
     deadline_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
+
+
+def refuse_limits(given: JudgeIn | JudgePatch) -> None:
+    """Refuse limits of endpoints in a request about a registered model."""
+    for name in OF_ENDPOINTS:
+        if name in given.model_fields_set:
+            refuse(
+                (
+                    (name,),
+                    "invalid_option",
+                    f"'{name}' belongs to judges with an endpoint; this one is a registered model",
+                )
+            )
 
 
 class RevisionOut(BaseModel):

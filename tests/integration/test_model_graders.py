@@ -8,8 +8,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from service.client import ApiError
 from tests.integration.conftest import CONTAINS
-from tests.support.gradings import cell, grade
+from tests.support.gradings import cell, ended, grade, results
+from tests.support.judge_model import make_judge_model
 from tests.support.models import make_reward_model
+from tests.support.stack import wait_for
 
 
 @pytest.fixture
@@ -161,3 +163,53 @@ def test_a_prompts_own_reward_model_is_pinned_with_the_job(bench, api, reward):
             rubric=bench.rubric(CONTAINS),
         )
     assert (caught.value.errors[0]["pointer"], caught.value.errors[0]["code"]) == ("/data/prompts", "not_found")
+
+
+@pytest.fixture
+def local_judge(api, stack):
+    """A judge that is a registered model and says `true` with probability .75."""
+    folder = stack.folder / "bench-judge"
+    if not folder.exists():
+        make_judge_model(folder)
+    model = api.register_model("judge", {"path": str(folder)})["id"]
+    return api.post("/v1/judges", {"name": "local", "model": model, "confidence": "logprob"})["id"]
+
+
+def test_a_job_with_a_local_judge_a_reward_model_and_a_composite(bench, api, reward, local_judge):
+    composite = {"type": "composite", "formula": "min(rm, short)", "graders": {
+        "rm": {"type": "reward_model", "model": reward[0]}, "short": {"type": "regex", "pattern": "^.{0,9}$"}}}  # fmt: skip
+    rubric = bench.rubric(
+        CONTAINS, rm(reward[0]), {"key": "both", "weight": 1, "grader": composite}, bench.judged(local_judge)
+    )
+    shared = {"model": bench.model(), "prompts": bench.prompts(), "rubric": rubric, "training": {"steps": 3}}
+    job = bench.run(**shared)
+    rows = list(api.pages(f"/v1/jobs/{job['id']}/completions", limit=100))
+    assert len(rows) == 3 * 3 * 4
+    for row in rows:
+        assert {c["criterion"]: c["status"] for c in row["cells"]} == dict.fromkeys(("has", "rm", "both", "nice"), "ok")
+        said = cell(row, "nice")
+        # the model's own probability: .75·1 + .25·0, and (2·.75 − 1)/(2 − 1)
+        assert (said["score"], said["confidence"]) == (pytest.approx(0.75, abs=1e-5), pytest.approx(0.5, abs=1e-5))
+        assert (said["confidence_source"], said["reasoning"], said["judge"]) == ("logprob", "weighed", local_judge)
+        assert (said["revision"], said["attempts"], said["tokens_out"]) == (1, 1, 21)
+        assert row["weighting"]["nice"]["mean_confidence"] == pytest.approx(0.5, abs=1e-5)
+    # nothing in it depends on when it ran: an equal job ends with the same bytes
+    assert bench.weights(bench.run(**shared)) == bench.weights(job)
+
+
+def test_a_worker_that_is_killed_in_mid_batch_is_made_good(bench, api, stack, local_judge):
+    rubric = bench.rubric(CONTAINS, bench.judged(local_judge))
+    texts = [{"prompt": {"prompt": "a b", "reference": "a"}, "text": "x " * k} for k in range(48)]
+    grading = api.post("/v1/gradings", {"rubric": {"id": rubric}, "texts": texts})["id"]
+    wait_for(lambda: stack.pids("grading_local"), 60, "the worker of local models")
+    stack.kill("grading_local")
+    ended(api, grading, timeout_s=120)
+    rows = results(api, grading)
+    assert len(rows) == 48
+    assert {cell(row, "nice")["status"] for row in rows} == {"ok"}
+
+
+def test_a_job_whose_judge_is_no_chat_model_ends_at_once(bench, api):
+    judge = api.post("/v1/judges", {"name": "mute", "model": bench.model()})["id"]
+    job = bench.finish(bench.submit(rubric=bench.rubric(CONTAINS, bench.judged(judge))), expected="failed")
+    assert (job["error"]["code"], "chat template" in job["error"]["message"]) == ("model_invalid", True)

@@ -110,6 +110,18 @@ def encode_scored(
     return _render(tokenizer, turns, generation_prompt=False)
 
 
+def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """The ids that a chat model continues. Where its template takes no system message, the first user message begins with it."""
+    try:
+        return _render(tokenizer, messages, generation_prompt=True)
+    except TokenizationError:
+        if not tokenizer.chat_template or len(messages) < 2 or messages[0].role != "system":
+            raise
+    system, user, *rest = messages
+    merged = Message(role=user.role, content=f"{system.content}\n\n{user.content}")
+    return _render(tokenizer, [merged, *rest], generation_prompt=True)
+
+
 def _own_eos(tokenizer: Any, eos_ids: Sequence[int]) -> int:
     return int(tokenizer.eos_token_id) if tokenizer.eos_token_id is not None else eos_ids[0]
 

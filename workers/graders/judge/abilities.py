@@ -17,6 +17,8 @@ class Abilities:
 
     json_schema: bool | None = None
     logprobs: bool | None = None
+    repeatable: bool = False
+    """The same question gets the same answer, so that its nonce is made of the question and not drawn."""
     with_schema: int = 0
     empty: int = 0
 

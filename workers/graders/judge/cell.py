@@ -100,8 +100,8 @@ class Vote:
     reply_format: ReplyFormat
 
 
-async def _vote(endpoint: Asker, chunk: Sequence[Criterion], subject: Subject) -> Vote:
-    nonce = secrets.token_hex(8)
+async def _vote(endpoint: Asker, chunk: Sequence[Criterion], subject: Subject, number: int) -> Vote:
+    nonce = _nonce(endpoint, chunk, subject, number) if endpoint.abilities.repeatable else secrets.token_hex(8)
     messages = messages_for(
         chunk,
         config=endpoint.config,
@@ -120,6 +120,15 @@ async def _vote(endpoint: Asker, chunk: Sequence[Criterion], subject: Subject) -
     if by_tokens:
         reading = _with_expectations(reading, chunk, reply)
     return Vote(reading, reply, reply_format)
+
+
+def _nonce(endpoint: Asker, chunk: Sequence[Criterion], subject: Subject, number: int) -> str:
+    """As good as drawn: no text can hold what is made of the whole text."""
+    step = subject.step.number if subject.step is not None else 0
+    asked = [criterion.key for criterion in chunk]
+    return content_hash(
+        [endpoint.config.fingerprint, subject.prompt["messages"], subject.text, subject.guidelines, asked, step, number]
+    )[:16]
 
 
 def _with_expectations(reading: Reading, chunk: Sequence[Criterion], reply: Reply) -> Reading:
@@ -141,7 +150,7 @@ def _with_expectations(reading: Reading, chunk: Sequence[Criterion], reply: Repl
 async def _grade_chunk(endpoint: Asker, chunk: Sequence[Criterion], votes: int, subject: Subject) -> list[Cell]:
     """One question for each vote. What they cost is divided among the cells, so that sums over cells are sums over calls."""
     config = endpoint.config
-    asked = await asyncio.gather(*(_vote(endpoint, chunk, subject) for _ in range(votes)))
+    asked = await asyncio.gather(*(_vote(endpoint, chunk, subject, number) for number in range(votes)))
     tokens_in = split(sum(vote.reply.tokens_in for vote in asked), len(chunk))
     tokens_out = split(sum(vote.reply.tokens_out for vote in asked), len(chunk))
     retries = split(sum(vote.reply.attempts for vote in asked) - votes, len(chunk))

@@ -6,7 +6,7 @@ import asyncio
 import email.utils
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +35,7 @@ class Reply:
     tokens_in: int = 0
     tokens_out: int = 0
     http_status: int | None = None
-    logprobs: list[dict[str, Any]] | None = None
+    logprobs: Sequence[Mapping[str, Any]] | None = None
     """The entries of `logprobs.content`, if they were asked for and given."""
 
 

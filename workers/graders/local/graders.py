@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from service.domain.grade import Cell
+from service.domain.grader import JudgeGrader
+from service.domain.job_state import JobFailure
+from service.domain.judge import JudgeConfig
 from service.domain.model import UNNORMALISED, Normalisation
 from service.domain.rubric import Criterion
 from workers.graders.here import grade_here
+from workers.graders.judge.cell import grade_completion
+from workers.graders.local.judge import LocalJudge, load_judge, questions
 from workers.graders.local.reward import RewardScorer
 from workers.graders.local.shelf import Shelf
 from workers.policy.loading import ModelFiles, pick_device
+
+Todo = Sequence[tuple[int, Criterion]]
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedJudge:
+    """A judge's revision; `concurrency` questions are decoded together."""
+
+    id: str
+    revision: int
+    config: JudgeConfig
+    concurrency: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,31 +41,101 @@ class LocalBatch:
 
     prompt: Mapping[str, Any]
     texts: Sequence[str]
-    todo: Sequence[tuple[int, Criterion]]
+    todo: Todo
     models: Mapping[str, Mapping[str, Any]]
+    judges: Mapping[str, PinnedJudge] = field(default_factory=dict)
+    guidelines: str = ""
 
 
 class LocalGraders:
     """One thread uses it. `bound` is in bytes of weights; `device` is `auto`, `cpu` or `cuda`."""
 
-    def __init__(self, files: Callable[[str], ModelFiles], *, bound: int, device: str = "auto") -> None:
-        self.files = files
+    def __init__(
+        self,
+        files: Callable[[str], ModelFiles],
+        *,
+        bound: int,
+        device: str = "auto",
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.files, self.check = files, check
         self.shelf = Shelf(bound)
         self.device = pick_device() if device == "auto" else torch.device(device)
 
     def grade(self, batch: LocalBatch) -> list[tuple[int, Cell]]:
-        """Every cell of the batch. The batch alone decides what goes through a model together, so equal batches give equal cells."""
+        """Every cell of the batch. The batch alone decides what goes through a model together, so equal batches give equal cells.
 
+        Raises what `check` raises, and whatever a model breaks with.
+        """
+        by_judge: dict[str, list[tuple[int, Criterion]]] = {}
+        others: list[tuple[int, Criterion]] = []
+        for index, criterion in batch.todo:
+            if isinstance(criterion.grader, JudgeGrader):
+                by_judge.setdefault(criterion.grader.judge, []).append((index, criterion))
+            else:
+                others.append((index, criterion))
+        found = self._score(batch, others)
+        for judge_id, todo in sorted(by_judge.items()):
+            found.extend(self._judge(batch, batch.judges[judge_id], todo))
+        return found
+
+    def _score(self, batch: LocalBatch, todo: Todo) -> list[tuple[int, Cell]]:
         def constants(model_id: str) -> Normalisation:
             known = batch.models[model_id]["normalisation"]
             return UNNORMALISED if known is None else Normalisation.model_validate(known)
 
         scorer = RewardScorer(self.files, constants, self.shelf, self.device)
         found: list[tuple[int, Cell]] = []
-        for indices, criteria in _alike(batch.todo):
+        for indices, criteria in _alike(todo):
             rows = grade_here(criteria, batch.prompt, [batch.texts[index] for index in indices], scorer)
             found.extend((index, cell) for index, row in zip(indices, rows, strict=True) for cell in row.values())
         return found
+
+    def _judge(self, batch: LocalBatch, judge: PinnedJudge, todo: Todo) -> list[tuple[int, Cell]]:
+        assert judge.config.model is not None
+        try:
+            files = self.files(judge.config.model)
+            size = sum(file.bytes for file in (files.base or files).files)
+            loaded = self.shelf.take(f"judge/{files.hash}", size, lambda: load_judge(files, self.device))
+        except JobFailure as failure:
+            return [(index, failed(criterion, failure.message)) for index, criterion in todo]
+        asked: dict[int, list[Criterion]] = {}
+        for index, criterion in todo:
+            asked.setdefault(index, []).append(criterion)
+        count = sum(questions(criteria, judge.config, batch.texts[index]) for index, criteria in asked.items())
+        asker = LocalJudge(loaded, judge.config, judge.concurrency, count, self.check)
+        found: list[tuple[int, Cell]] = []
+
+        async def one(index: int, criteria: list[Criterion]) -> None:
+            cells = await grade_completion(
+                asker,
+                criteria,
+                judge_id=judge.id,
+                revision=judge.revision,
+                guidelines=batch.guidelines,
+                prompt=batch.prompt,
+                text=batch.texts[index],
+            )
+            found.extend((index, cell) for cell in cells)
+
+        async def all_of_them() -> None:
+            async with asyncio.TaskGroup() as group:
+                for index, criteria in asked.items():
+                    group.create_task(one(index, criteria))
+
+        asyncio.run(all_of_them())
+        return found
+
+
+def failed(criterion: Criterion, reason: str) -> Cell:
+    """The cell of a criterion whose model could not be used."""
+    return Cell(
+        criterion=criterion.key,
+        status="infra_error",
+        reason=reason,
+        grader=criterion.grader.type,
+        audit=criterion.audit,
+    )
 
 
 def _alike(todo: Sequence[tuple[int, Criterion]]) -> list[tuple[tuple[int, ...], list[Criterion]]]:

@@ -27,6 +27,8 @@ class Sample:
     tokens: list[int]
     logprobs: list[float]
     finish_reason: str
+    top: list[list[tuple[int, float]]] | None = None
+    """At each token the likeliest ids with their log-probabilities at temperature 1, if they were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class SamplingOptions:
     eos_ids: Sequence[int]
     pad_id: int
     seed: int
+    top: int = 0
+    """How many of the likeliest tokens to keep at each position."""
 
 
 def choose(
@@ -103,6 +107,7 @@ class _Decoding:
         self.prompts = prompts
         self.tokens = torch.zeros((self.rows, options.max_tokens), dtype=torch.long, device=device)
         self.logprobs = torch.zeros((self.rows, options.max_tokens), dtype=torch.float32, device=device)
+        self.top: list[list[list[tuple[int, float]]]] = [[] for _ in range(self.rows)] if options.top else []
         self.samples: list[Sample | None] = [None] * self.rows
         self.missing = [self.size] * len(prompts)
         self.eos = torch.tensor(list(options.eos_ids), device=device)
@@ -122,6 +127,8 @@ class _Decoding:
             token, logprob = choose(logits, uniform[alive], self.options.temperature)
             self.tokens[alive, position] = token
             self.logprobs[alive, position] = logprob.float()
+            if self.top:
+                self._keep_top(alive, logits)
             ended = torch.isin(token, self.eos)
             if position + 1 == self.options.max_tokens:
                 self._finish(alive, position + 1, ended)
@@ -143,12 +150,18 @@ class _Decoding:
             )
             logits = out.logits[:, -1]
 
+    def _keep_top(self, rows: Tensor, logits: Float[Tensor, "batch vocab"]) -> None:
+        best = torch.log_softmax(logits.double(), dim=-1).topk(min(self.options.top, logits.shape[-1]))
+        for row, ids, values in zip(rows.tolist(), best.indices.tolist(), best.values.tolist(), strict=True):
+            self.top[row].append(list(zip(ids, values, strict=True)))
+
     def _finish(self, rows: Tensor, length: int, stopped: Tensor) -> None:
         for row, stop in zip(rows.tolist(), stopped.tolist(), strict=True):
             self.samples[row] = Sample(
                 self.tokens[row, :length].tolist(),
                 self.logprobs[row, :length].tolist(),
                 "stop" if stop else "length",
+                self.top[row] if self.top else None,
             )
             prompt = row // self.size
             self.missing[prompt] -= 1
