@@ -6,6 +6,7 @@ An id that the project does not have is 422 at its place in the body, the same f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import select, tuple_
@@ -16,7 +17,10 @@ from service.db.queries import judges as judge_queries
 from service.db.queries import models as model_queries
 from service.db.queries import rubrics as rubric_queries
 from service.db.tables import Judge, JudgeRevision
+from service.domain.base import escape
 from service.domain.dataset import Snapshot
+from service.domain.job import by_category
+from service.domain.pinned import ANY_CATEGORY, version_name
 from service.domain.rubric import RubricContent, RubricRef
 from service.errors import Invalid
 
@@ -56,6 +60,45 @@ async def pin_rubric(
     return {**pinned, "content": version.graded_by}, RubricContent.model_validate(version.graded_by)
 
 
+@dataclass(slots=True)
+class RubricPins:
+    """The versions that a job grades by, each once under its name, with their contents."""
+
+    versions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    contents: dict[str, RubricContent] = field(default_factory=dict)
+
+    async def add(
+        self, session: AsyncSession, project: str, rubrics: RubricRef | Mapping[str, RubricRef], place: str
+    ) -> dict[str, str]:
+        """Pin one rubric, or one for each category; the name of the version by category."""
+        names: dict[str, str] = {}
+        for category, ref in by_category(rubrics).items():
+            at = place if isinstance(rubrics, RubricRef) else f"{place}/{escape(category)}"
+            pinned, content = await pin_rubric(session, project, ref, at)
+            names[category] = version_name(pinned["id"], pinned["version"])
+            self.versions[names[category]], self.contents[names[category]] = pinned, content
+        return names
+
+
+async def require_rubrics(session: AsyncSession, names: Mapping[str, str], snapshot: Snapshot, place: str) -> None:
+    """422 for prompts of a category that has no rubric; it says how many there are."""
+    if ANY_CATEGORY in names:
+        return
+    statement = dataset_queries.outside_categories(snapshot.dataset, snapshot.last_seq, names)
+    faults = [
+        {"pointer": place, "code": "no_rubric", "message": _no_rubric(snapshot.dataset, category, rows)}
+        for category, rows in (await session.execute(statement.limit(20))).tuples()
+    ]
+    if faults:
+        raise Invalid.of(faults)
+
+
+def _no_rubric(dataset: str, category: str | None, rows: int) -> str:
+    count = f"{rows} prompt{'s' * (rows != 1)} of {dataset} {'has' if rows == 1 else 'have'}"
+    what = "no category" if category is None else f"the category '{category}'"
+    return f"{count} {what}, for which no rubric is named; name one, or one for '*': all other categories"
+
+
 Named = Mapping[str, tuple[str, str]]
 """Id of a judge or a model -> where it is named (a place in the body), and who needs it."""
 
@@ -76,8 +119,8 @@ async def pin_graders(
     wanted: dict[str, tuple[str, str]] = dict(named or {})
     for place, snapshot in (prompts or {}).items():
         values = {"dataset_id": snapshot.dataset, "last_seq": snapshot.last_seq}
-        for field in ("judge", "model"):
-            for found, seq in await session.execute(dataset_queries.named_by_criteria(field), values):
+        for kind in ("judge", "model"):
+            for found, seq in await session.execute(dataset_queries.named_by_criteria(kind), values):
                 wanted.setdefault(found, (place, f"row {snapshot.dataset}:{seq}"))
     for content in contents:
         ids = [*content.judge_ids(), *content.reward_models()]

@@ -11,30 +11,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from service.domain.algorithm import EvaluateConfig, OnPolicyConfig, option_mismatches, samples, scoring_options
-from service.domain.criteria import criterion_weights
-from service.domain.dataset import DemonstrationRow, PreferenceRow, PromptRow, prompt_view
+from service.domain.algorithm import EvaluateConfig, OnPolicyConfig, samples, scoring_options
+from service.domain.dataset import DemonstrationRow, PreferenceRow
 from service.domain.job import JobSpec
 from service.domain.job_state import JobFailure
 from service.domain.model import UNNORMALISED, UNNORMALISED_WARNING, Normalisation
+from service.domain.pinned import PinnedRubrics
 from service.domain.preference import RewardModelConfig
-from service.domain.rubric import DEFAULT_AGGREGATION, Criterion, RubricContent
+from service.domain.rubric import DEFAULT_AGGREGATION, Aggregation, RubricContent
 from service.domain.scoring import ScoringOptions
 from workers.algorithms import ALGORITHMS
 from workers.algorithms.base import Demonstration, Preference
 from workers.graders.local.reward import RewardScorer
 from workers.graders.local.shelf import Shelf
-from workers.graders.rubric import Desk, RubricGrader, prompt_needs
+from workers.graders.rubric import CategoryGrader, Desk, RubricGrader
 from workers.policy.causal import CausalPolicy
 from workers.policy.heads import add_value_model, load_reward_policy
 from workers.policy.loading import ModelFiles, load_policy
 from workers.policy.reward import RewardPolicy
-from workers.policy.tokenization import (
-    TokenizationError,
-    encode_demonstration,
-    encode_preference,
-    encode_prompt,
-)
+from workers.policy.tokenization import TokenizationError, encode_demonstration, encode_preference
+from workers.prompts import read_prompt
 from workers.training.checkpoint import read_trainer_state, restore
 from workers.training.environment import Rollouts, TrainingEnvironment
 from workers.training.evaluation import Evaluation
@@ -97,8 +93,9 @@ def assemble(materials: Materials) -> Run:
         grader = _grader(materials, "rubric", scorer)
         environment.prompts = _prompts(materials, "prompts", policy, grader)
         environment.rollouts = _rollouts(materials, policy, grader)
-        if isinstance(spec.algorithm, OnPolicyConfig):
-            environment.max_null_share = spec.algorithm.aggregation.max_null_share or 0.0
+        environment.aggregations = {name: own.aggregation for name, own in grader.graders.items()}
+        # The watch is over whole steps, in which rubrics are mixed: the strictest author's wish holds.
+        environment.max_null_share = min(a.max_null_share or 0.0 for a in environment.aggregations.values())
     elif spec.data.demonstrations is not None:
         environment.demonstrations = _demonstrations(materials, policy)
     elif spec.data.preferences is not None:
@@ -146,23 +143,33 @@ def _scorer(materials: Materials) -> RewardScorer:
     return scorer
 
 
-def _grader(materials: Materials, rubric: str, scorer: RewardScorer) -> RubricGrader:
-    version, algorithm = materials.resolved[rubric], materials.spec.algorithm
+def _grader(materials: Materials, field: str, scorer: RewardScorer) -> CategoryGrader:
+    """Who grades: a version of a rubric for each category (`field` of what the job has resolved to)."""
+    pinned = PinnedRubrics.of(materials.resolved, field)
+    assert pinned is not None
+    graders = {name: _by_rubric(materials, name, version, scorer) for name, version in pinned.versions.items()}
+    return CategoryGrader(pinned, graders)
+
+
+def _by_rubric(materials: Materials, name: str, version: dict[str, Any], scorer: RewardScorer) -> RubricGrader:
     content = RubricContent.model_validate(version["content"])
     aggregation = content.aggregation.over(DEFAULT_AGGREGATION)
-    if isinstance(algorithm, OnPolicyConfig | EvaluateConfig):
-        aggregation = algorithm.aggregation.over(aggregation)
+    if "aggregation" in version:
+        aggregation = Aggregation.model_validate(version["aggregation"])
+    elif isinstance(materials.spec.algorithm, OnPolicyConfig | EvaluateConfig):  # a job of the first release
+        aggregation = materials.spec.algorithm.aggregation.over(aggregation)
     return RubricGrader(
         content,
-        version["hash"],
-        materials.desk(rubric),
-        aggregation.prompt_criteria_weight or 1.0,
+        name,
+        materials.desk(name),
+        aggregation,
+        materials.resolved.get("judge_votes", {}),
         scorer=scorer,
         local_judges=materials.resolved.get("local_judges", {}),
     )
 
 
-def _rollouts(materials: Materials, policy: CausalPolicy, grader: RubricGrader) -> Rollouts:
+def _rollouts(materials: Materials, policy: CausalPolicy, grader: CategoryGrader) -> Rollouts:
     spec = materials.spec
     return Rollouts(policy, grader, materials.control, spec.training.seed, spec.rollout.max_completion_tokens)
 
@@ -175,14 +182,15 @@ def _evaluation(materials: Materials, policy: CausalPolicy, scorer: RewardScorer
         assert spec.rollout.group_size is not None
         rubric, data, every = "rubric", "prompts", None
         temperature, samples = spec.rollout.temperature, spec.rollout.group_size
-        options = scoring_options(spec.algorithm.aggregation)
     elif spec.evaluation is not None:
         rubric, data, every = "evaluation_rubric", "evaluation", spec.evaluation.every_steps
         temperature, samples = spec.evaluation.temperature, spec.evaluation.samples
-        options = ScoringOptions(weighting="uniform")
     else:
         return None
     grader = _grader(materials, rubric, scorer)
+    shown: dict[str, ScoringOptions] = {}  # else uniform weights, which every criterion allows
+    if isinstance(spec.algorithm, EvaluateConfig):
+        shown = {name: scoring_options(own.aggregation) for name, own in grader.graders.items()}
     return Evaluation(
         rollouts=_rollouts(materials, policy, grader),
         recorder=materials.recorder,
@@ -190,69 +198,18 @@ def _evaluation(materials: Materials, policy: CausalPolicy, scorer: RewardScorer
         temperature=temperature,
         samples=samples,
         every_steps=every,
-        options=options,
+        options=shown,
     )
 
 
-def _prompts(materials: Materials, data: str, policy: CausalPolicy, grader: RubricGrader) -> list[Prompt]:
-    """Tokenised prompts, each checked: it fits into the context with a full completion, and has what graders refer to."""
+def _prompts(materials: Materials, data: str, policy: CausalPolicy, grader: CategoryGrader) -> list[Prompt]:
+    """Every prompt of a snapshot, tokenised under its rubric's system prompt and checked."""
     dataset = materials.resolved["data"][data]["dataset"]
+    # What the job's options allow is asked of the prompts that they are for, not of those that are held out.
+    config = materials.spec.algorithm if data == "prompts" else None
     longest = materials.spec.rollout.max_completion_tokens
-    prompts = []
-    for seq, content in materials.rows(data):
-        row_id = f"{dataset}:{seq}"
-        row = PromptRow.model_validate(content)
-        try:
-            tokens = encode_prompt(policy.tokenizer, row.text_or_messages, policy.eos_ids)
-        except TokenizationError as error:
-            raise JobFailure("data_invalid", f"row {row_id}: {error}") from None
-        _check_length(row_id, len(tokens), longest, policy.context_length)
-        view = prompt_view(row, row_id)
-        _check_criteria(row_id, view, grader)
-        if data == "prompts" and view.get("criteria"):
-            _check_options(materials, row_id, grader.criteria_of(view))
-        prompts.append(Prompt(row_id, tokens, view))
-    return prompts
-
-
-def _check_criteria(row_id: str, view: dict[str, Any], grader: RubricGrader) -> None:
-    """Something is rewarded for this prompt, and it has everything that its criteria's templates refer to."""
-    criteria = grader.criteria_of(view)
-    if all(criterion.audit for criterion in criteria):
-        raise JobFailure(
-            "data_invalid",
-            f"row {row_id}: no criterion that counts applies to it (category {view['category']!r}, tags {view['tags']}); "
-            "widen 'applies_to', give the row criteria of its own, or leave it out",
-        )
-    for name in prompt_needs(criteria):
-        if _lookup(view, name) is None:
-            message = f"row {row_id} has no '{name.removeprefix('prompt.')}', which a grader of the rubric needs"
-            raise JobFailure("data_invalid", message)
-
-
-def _check_options(materials: Materials, row_id: str, criteria: list[Criterion]) -> None:
-    """The row's own criteria allow the job's options, as the rubric's did at submit."""
-    config = materials.spec.algorithm
-    if isinstance(config, OnPolicyConfig | EvaluateConfig):
-        weights = criterion_weights(criteria, materials.resolved.get("judge_votes", {}))
-        for problem in option_mismatches(config, weights):
-            raise JobFailure("data_invalid", f"row {row_id}: {problem.message}")
-
-
-def _lookup(view: dict[str, Any], name: str) -> Any:
-    here: Any = view
-    for part in name.split(".")[1:]:
-        here = here.get(part) if isinstance(here, dict) else None
-    return here
-
-
-def _check_length(row_id: str, prompt: int, completion: int, context: int | None) -> None:
-    if context is not None and prompt + completion > context:
-        raise JobFailure(
-            "data_invalid",
-            f"row {row_id}: its prompt has {prompt} tokens, and with max_completion_tokens {completion} it does not fit into "
-            f"the model's context of {context}; shorten the prompt or the completions",
-        )
+    rows = ((f"{dataset}:{seq}", content) for seq, content in materials.rows(data))
+    return [read_prompt(row_id, content, policy, grader, config=config, longest=longest) for row_id, content in rows]
 
 
 def _demonstrations(materials: Materials, policy: CausalPolicy) -> list[Demonstration]:

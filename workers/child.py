@@ -19,6 +19,7 @@ from service.db.engine import Database
 from service.domain.checkpoint import CheckpointFile
 from service.domain.dataset import Snapshot
 from service.domain.job_state import JobFailure
+from service.domain.pinned import PinnedRubrics
 from service.lifeline import die_with_parent
 from service.queue import Bell, Outbox, celery_app
 from service.security import Vault
@@ -89,9 +90,10 @@ class Attempt:
             self._model_files(model_id)
             pinned["sha256"] = self.held.model(model_id).sha256
         self._probe_judges(job)
-        rubric = job.resolved.get("rubric") or {}
-        rubrics = {"train": rubric, "evaluation": job.resolved.get("evaluation_rubric") or rubric}
-        self.writer = RecordWriter(self.held, rubrics)
+        pinned = [PinnedRubrics.of(job.resolved, field) for field in ("rubric", "evaluation_rubric")]
+        self.writer = RecordWriter(
+            self.held, {name: v for found in pinned if found for name, v in found.versions.items()}
+        )
         checkpoint = self.held.latest_checkpoint()
         resume = self.store.path(checkpoint.location) if checkpoint is not None else None
         bell, outbox = Bell(self.settings.broker), Outbox(self.database, celery_app(self.settings.broker))

@@ -112,8 +112,13 @@ def pointer(loc: Sequence[int | str], body: Any) -> str:
             continue
         else:
             here = {}
-        parts.append(str(step).replace("~", "~0").replace("/", "~1"))
+        parts.append(escape(step))
     return "".join(f"/{part}" for part in parts)
+
+
+def escape(step: int | str) -> str:
+    """One step of a JSON pointer, as it is written."""
+    return str(step).replace("~", "~0").replace("/", "~1")
 
 
 def _has(here: Any, step: int | str, last: bool) -> bool:

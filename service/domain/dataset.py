@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, JsonValue, TypeAdapter, model_validator
 
 from service.domain.base import Value, refuse
-from service.domain.conversation import Message, Name, NonEmptyText, Text
+from service.domain.conversation import Message, Name, NonEmptyText, Text, shown_messages
 from service.domain.criteria import PromptCriteria
 
 DatasetKind = Literal["prompts", "demonstrations", "preferences"]
@@ -45,15 +45,16 @@ class PromptRow(Value):
         return self.prompt if self.prompt is not None else self.messages or []
 
 
-def prompt_view(row: PromptRow, row_id: str) -> dict[str, Any]:
-    """A prompt as graders and readers see it; `form` says how it was written, and so how models read it."""
-    messages = row.text_or_messages
-    shown = [{"role": "user", "content": messages}] if isinstance(messages, str) else [m.model_dump() for m in messages]
+def prompt_view(row: PromptRow, row_id: str, system_prompt: str = "") -> dict[str, Any]:
+    """A prompt as graders and readers see it, with the system prompt that it is sampled under.
+
+    `form` says how the row was written, and so how models read it.
+    """
     view = {
         "id": row_id,
         "category": row.category,
-        "messages": shown,
-        "form": "text" if isinstance(messages, str) else "messages",
+        "messages": shown_messages(row.text_or_messages, system_prompt),
+        "form": "text" if isinstance(row.text_or_messages, str) else "messages",
         "reference": row.reference,
         "tags": row.tags,
         "metadata": row.metadata,

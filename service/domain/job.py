@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, StringConstraints, model_validator
+from pydantic import Discriminator, Field, JsonValue, StringConstraints, Tag, model_validator
 
 from service.domain.algorithm import (
     AlgorithmConfig,
@@ -18,6 +19,7 @@ from service.domain.algorithm import (
 )
 from service.domain.base import Value, refuse
 from service.domain.conversation import Name
+from service.domain.pinned import ANY_CATEGORY
 from service.domain.policy_gradient import TrpoConfig
 from service.domain.preference import RewardModelConfig
 from service.domain.rubric import RubricRef
@@ -25,6 +27,25 @@ from service.domain.rubric import RubricRef
 ModelId = Annotated[str, StringConstraints(pattern=r"^mdl_[0-9a-z]+$")]
 DatasetId = Annotated[str, StringConstraints(pattern=r"^ds_[0-9a-z]+$")]
 Steps = Annotated[int, Field(ge=1, le=10_000_000)]
+
+
+def _one_or_map(value: Any) -> str:
+    """Which branch of `Rubrics` is meant: a map's values are references themselves. The tags are passed over in pointers."""
+    if isinstance(value, dict) and any(isinstance(item, dict | RubricRef) for item in value.values()):
+        return "map[category]"
+    return "one[rubric]"
+
+
+Rubrics = Annotated[
+    Annotated[RubricRef, Tag("one[rubric]")] | Annotated[dict[Name, RubricRef], Tag("map[category]")],
+    Discriminator(_one_or_map),
+]
+"""One rubric for every prompt, or one for each category, `*` for all others."""
+
+
+def by_category(rubrics: RubricRef | Mapping[str, RubricRef]) -> Mapping[str, RubricRef]:
+    """The map that both ways of writing mean."""
+    return {ANY_CATEGORY: rubrics} if isinstance(rubrics, RubricRef) else rubrics
 
 
 class PolicySpec(Value):
@@ -83,7 +104,7 @@ class EvaluationSpec(Value):
 
     prompts: DatasetId
     every_steps: Steps | None = None
-    rubric: RubricRef | None = None
+    rubric: Rubrics | None = None
     temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
     samples: Annotated[int, Field(ge=1, le=256)] = 1
 
@@ -109,7 +130,7 @@ class JobSpec(Value):
     policy: PolicySpec
     adapter: LoraSpec | None = None
     data: DataSpec = DataSpec()
-    rubric: RubricRef | None = None
+    rubric: Rubrics | None = None
     rollout: RolloutSpec = RolloutSpec()
     training: TrainingSpec = TrainingSpec()
     evaluation: EvaluationSpec | None = None

@@ -10,26 +10,18 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.db.queries import jobs as queries
 from service.db.queries import models as model_queries
 from service.db.tables import Job
-from service.domain.algorithm import (
-    EvaluateConfig,
-    GrpoConfig,
-    OnPolicyConfig,
-    data_kind,
-    is_epochwise,
-    option_mismatches,
-)
+from service.domain.algorithm import data_kind, is_epochwise
 from service.domain.base import nearest
-from service.domain.criteria import criterion_weights
 from service.domain.dataset import Snapshot
 from service.domain.ids import new_id
 from service.domain.job import DataSpec, JobSpec, resolved
 from service.domain.job_state import TERMINAL, Event
 from service.domain.rejection import RejectionSamplingConfig
-from service.domain.rubric import DEFAULT_AGGREGATION, Aggregation, RubricContent
-from service.domain.scoring import CriterionWeight
+from service.domain.rubric import RubricContent
 from service.errors import Conflict, Invalid, NotFound
+from service.jobs.aggregation import aggregations, check_options, with_aggregation
 from service.operation import Caller
-from service.pins import pin_graders, pin_rubric, pin_snapshot, votes_of
+from service.pins import RubricPins, pin_graders, pin_snapshot, require_rubrics, votes_of
 
 
 async def submit_job(session: AsyncSession, caller: Caller, spec: JobSpec) -> Job:
@@ -50,26 +42,33 @@ async def submit_job(session: AsyncSession, caller: Caller, spec: JobSpec) -> Jo
         if dataset_id is not None:
             data[kind], _ = await pin_snapshot(session, project, dataset_id, (kind,), f"/data/{kind}")
     pinned: dict[str, Any] = {"policy": {"model": model.id, "sha256": model.sha256}}
-    contents: list[RubricContent] = []
+    rubrics = RubricPins()
     if spec.rubric is not None:
-        pinned["rubric"], content = await pin_rubric(session, project, spec.rubric, "/rubric")
-        contents.append(content)
-        _check_floors(spec, contents)
-        spec = _with_aggregation(spec, content)
+        pinned["rubric"] = await rubrics.add(session, project, spec.rubric, "/rubric")
+        if "prompts" in data:
+            await require_rubrics(session, pinned["rubric"], data["prompts"], "/rubric")
+        _check_floors(spec, list(rubrics.contents.values()))
     if spec.evaluation is not None:
         place = "/evaluation/prompts"
         data["evaluation"], _ = await pin_snapshot(session, project, spec.evaluation.prompts, ("prompts",), place)
-        pinned["evaluation_rubric"] = pinned.get("rubric")
+        pinned["evaluation_rubric"], place = pinned.get("rubric"), "/rubric"
         if spec.evaluation.rubric is not None:
             place = "/evaluation/rubric"
-            pinned["evaluation_rubric"], content = await pin_rubric(session, project, spec.evaluation.rubric, place)
-            contents.append(content)
+            pinned["evaluation_rubric"] = await rubrics.add(session, project, spec.evaluation.rubric, place)
+        await require_rubrics(session, pinned["evaluation_rubric"], data["evaluation"], place)
+    options, trained = aggregations(spec, rubrics.contents), sorted(set(pinned.get("rubric", {}).values()))
+    pinned["rubrics"] = {
+        name: {**version, "aggregation": options[name].model_dump()} for name, version in rubrics.versions.items()
+    }
+    spec = with_aggregation(spec, [options[name] for name in trained])
     places = {"prompts": "/data/prompts", "evaluation": "/evaluation/prompts"}
     rows = {place: data[kind] for kind, place in places.items() if kind in data}
-    pinned.update(await pin_graders(session, project, contents, rows if contents else {}))
-    if isinstance(spec.algorithm, OnPolicyConfig | EvaluateConfig):
-        pinned["judge_votes"] = await votes_of(session, pinned["judges"])
-        _check_options(spec.algorithm, criterion_weights(contents[0].criteria, pinned["judge_votes"]))
+    pinned.update(
+        await pin_graders(session, project, list(rubrics.contents.values()), rows if rubrics.contents else {})
+    )
+    pinned["judge_votes"] = await votes_of(session, pinned["judges"])
+    for name in trained:
+        check_options(spec, options[name], rubrics.contents[name], pinned["judge_votes"])
     pinned["data"] = {kind: snapshot.model_dump() for kind, snapshot in data.items()}
     values = {
         "id": new_id("job"),
@@ -88,7 +87,7 @@ async def submit_job(session: AsyncSession, caller: Caller, spec: JobSpec) -> Jo
 
 
 def _check_floors(spec: JobSpec, contents: list[RubricContent]) -> None:
-    """A floor on a criterion that the rubric does not have would keep nothing, however good."""
+    """A floor on a criterion that no rubric has would keep nothing, however good."""
     if not isinstance(spec.algorithm, RejectionSamplingConfig):
         return
     known = {criterion.key for content in contents for criterion in content.criteria}
@@ -96,27 +95,6 @@ def _check_floors(spec: JobSpec, contents: list[RubricContent]) -> None:
         if key not in known and not key.startswith("prompt."):
             message = f"the rubric has no criterion '{key}'{nearest(key, known)}"
             raise Invalid.at(f"/algorithm/floors/{key}", "not_found", message)
-
-
-def _with_aggregation(spec: JobSpec, content: RubricContent) -> JobSpec:
-    """The job's options over the author's over the defaults, so that the stored spec says what happened."""
-    if not isinstance(spec.algorithm, OnPolicyConfig | EvaluateConfig):
-        return spec
-    author = content.aggregation.over(DEFAULT_AGGREGATION)
-    if isinstance(spec.algorithm, GrpoConfig):
-        author = Aggregation(weighting="uniform").over(author)
-    aggregation = spec.algorithm.aggregation.over(author)
-    return spec.model_copy(update={"algorithm": spec.algorithm.model_copy(update={"aggregation": aggregation})})
-
-
-def _check_options(config: OnPolicyConfig | EvaluateConfig, criteria: list[CriterionWeight]) -> None:
-    """Refuse options that this rubric's criteria do not allow."""
-    faults = [
-        {"pointer": f"/algorithm/{'/'.join(m.place)}", "code": "invalid_option", "message": m.message}
-        for m in option_mismatches(config, criteria)
-    ]
-    if faults:
-        raise Invalid.of(faults)
 
 
 def _steps(spec: JobSpec, data: dict[str, Snapshot]) -> int:

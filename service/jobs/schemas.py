@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from service.db.tables import Job, JobEvent
+from service.domain.pinned import ANY_CATEGORY, PinnedRubrics
 
 
 class JobError(BaseModel):
@@ -57,14 +58,13 @@ class JobOut(BaseModel):
     def of(cls, row: Job) -> JobOut:
         """From its row; `resolved` replaces what the spec only names."""
         resolved = row.resolved
-        rubric = resolved.get("rubric")
         evaluation = row.spec.get("evaluation")
         if evaluation is not None:
-            version = resolved["evaluation_rubric"]
+            written = evaluation.get("rubric") or row.spec.get("rubric")
             evaluation = {
                 **evaluation,
                 "data": resolved["data"]["evaluation"],
-                "rubric": {name: version[name] for name in ("id", "version", "hash")},
+                "rubric": _rubric(PinnedRubrics.of(resolved, "evaluation_rubric"), written),
             }
         shown = ("adapter", "rollout", "training", "checkpoints", "resources")
         return cls(
@@ -78,7 +78,7 @@ class JobOut(BaseModel):
             attempt=row.attempt,
             policy=resolved["policy"],
             data={kind: snapshot for kind, snapshot in resolved["data"].items() if kind != "evaluation"},
-            rubric={name: rubric[name] for name in ("id", "version", "hash")} if rubric else None,
+            rubric=_rubric(PinnedRubrics.of(resolved), row.spec.get("rubric")),
             judges=resolved["judges"],
             evaluation=evaluation,
             priority=row.priority,
@@ -90,6 +90,18 @@ class JobOut(BaseModel):
             updated_at=row.updated_at,
             **{name: row.spec[name] for name in shown},
         )
+
+
+def _rubric(pinned: PinnedRubrics | None, written: dict[str, Any] | None) -> dict[str, Any] | None:
+    """As it was written: the version, or a map of versions by category, each with what its groups are scored by."""
+    if pinned is None or written is None:
+        return None
+    if isinstance(written.get("id"), str):
+        return pinned.show(ANY_CATEGORY)
+    return {
+        category: {**pinned.show(category), "aggregation": pinned.versions[name].get("aggregation")}
+        for category, name in pinned.by_category.items()
+    }
 
 
 class EventOut(BaseModel):

@@ -14,6 +14,7 @@ from service.operation import needs, router
 from service.rubrics import commands
 from service.rubrics.schemas import (
     AliasIn,
+    DiffOut,
     NewRubricOut,
     RubricIn,
     RubricOut,
@@ -128,6 +129,14 @@ async def get_version(
         response.status_code = 304
         return None
     return VersionOut.of(row)
+
+
+@rubrics.get("/v1/rubrics/{rubric_id}/versions/{before}/diff/{after}", openapi_extra=needs("rubrics:read"))
+async def diff_versions(head: HeadDep, before: str, after: str, session: SessionDep) -> DiffOut:
+    """What has changed from one version to another, each by number or alias; `text` says it for people."""
+    old = await commands.find_version(session, head, before)
+    new = await commands.find_version(session, head, after)
+    return DiffOut.of(old, new)
 
 
 @rubrics.put("/v1/rubrics/{rubric_id}/aliases/{alias}", openapi_extra=needs("rubrics:write"))

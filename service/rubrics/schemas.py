@@ -10,7 +10,8 @@ from pydantic import BaseModel, Field
 from service.db.tables import Rubric, RubricAlias, RubricVersion
 from service.domain.base import Value
 from service.domain.conversation import Name, Text
-from service.domain.rubric import AuthoredContent, RubricId
+from service.domain.diff import RubricDiff, diff, includes_of
+from service.domain.rubric import AuthoredContent, RubricContent, RubricId
 
 
 class RubricIn(Value):
@@ -108,6 +109,37 @@ class VersionOut(BaseModel):
             author=row.author,
             message=row.message,
             created_at=row.created_at,
+        )
+
+
+class ComparedVersion(BaseModel):
+    """A version that is compared."""
+
+    version: int
+    hash: str
+
+
+class DiffOut(RubricDiff):
+    """From version `before` to version `after` of a rubric."""
+
+    rubric: str
+    before: ComparedVersion
+    after: ComparedVersion
+
+    @classmethod
+    def of(cls, old: RubricVersion, new: RubricVersion) -> DiffOut:
+        """From their rows."""
+        found = diff(
+            RubricContent.model_validate(old.graded_by),
+            RubricContent.model_validate(new.graded_by),
+            includes_of(old.content),
+            includes_of(new.content),
+        )
+        return cls(
+            rubric=old.rubric_id,
+            before=ComparedVersion(version=old.version, hash=old.hash),
+            after=ComparedVersion(version=new.version, hash=new.hash),
+            **dict(found),
         )
 
 

@@ -50,11 +50,19 @@ def group_advantages(
     return score_groups([group_cells(criteria, cells, past)], options)[0]
 
 
-def score_step(groups: Sequence[CompletionGroup], options: ScoringOptions, past: Callable[[str], Past]) -> None:
-    """Score all groups of one optimizer step. `past(rubric)` has the running quantities of earlier steps."""
+def score_step(
+    groups: Sequence[CompletionGroup],
+    options: ScoringOptions | Callable[[str], ScoringOptions],
+    past: Callable[[str], Past],
+) -> None:
+    """Score all groups of one optimizer step. `past(rubric)` has the running quantities of earlier steps.
+
+    `options`: the same for all, or by rubric.
+    """
+    own = {group.rubric: options if isinstance(options, ScoringOptions) else options(group.rubric) for group in groups}
     pasts = {rubric: past(rubric) for rubric in sorted({group.rubric for group in groups})}
     inputs = [group_cells(group.criteria, group.cells, pasts[group.rubric]) for group in groups]
-    for group, scored in zip(groups, score_groups(inputs, options), strict=True):
+    for group, scored in zip(groups, score_groups(inputs, [own[group.rubric] for group in groups]), strict=True):
         group.scored = scored
 
 

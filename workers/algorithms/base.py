@@ -13,6 +13,7 @@ from torch import Tensor
 
 from service.domain.job import JobSpec
 from service.domain.job_state import JobFailure
+from service.domain.rubric import Aggregation
 from service.domain.scoring import Past
 from workers.types import (
     Batch,
@@ -142,6 +143,10 @@ class Environment(Protocol):
 
     def report(self, metrics: dict[str, float]) -> None:
         """Metrics of the step that is being collected."""
+
+    @property
+    def aggregations(self) -> Mapping[str, Aggregation]:
+        """The options that each rubric version's groups are scored with: the job's over its author's."""
 
     def past(self, rubric: str) -> Past:
         """What earlier steps say about the criteria of a rubric version."""

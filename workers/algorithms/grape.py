@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from service.domain.algorithm import OnPolicyConfig, scoring_options
 from service.domain.job import JobSpec
+from service.domain.rubric import Aggregation
 from service.domain.scoring import ScoringOptions
 from workers.advantages.group import score_step, token_advantages_of
 from workers.advantages.report import rollout_metrics
@@ -42,7 +43,8 @@ class Grape(Algorithm):
     def collect(self, environment: Environment) -> Collected:
         """Prompts, groups, grades, advantages; the batch serves `inner_epochs` optimizer steps."""
 
-        options = self.options_at(environment.step + 1)
+        def options(rubric: str) -> ScoringOptions:
+            return self.options_at(environment.step + 1, environment.aggregations.get(rubric))
 
         def score(groups: Sequence[CompletionGroup]) -> None:
             score_step(groups, options, environment.past)
@@ -51,18 +53,22 @@ class Grape(Algorithm):
         groups = environment.rollout(prompts, score)
         environment.report(rollout_metrics(groups))
         if self.config.aggregation.confidence_exponent_final is not None:
-            environment.report({"confidence_exponent": options.confidence_exponent})
+            environment.report({"confidence_exponent": self.options_at(environment.step + 1).confidence_exponent})
         return Collected(self.batch_of(groups), self.config.inner_epochs)
 
-    def options_at(self, step: int) -> ScoringOptions:
-        """The options of a step (1 the first): the exponent moves in a straight line to its final value at the last step."""
-        final = self.config.aggregation.confidence_exponent_final
+    def options_at(self, step: int, aggregation: Aggregation | None = None) -> ScoringOptions:
+        """The options of a step (1 the first) under a rubric's aggregation, else the job's.
+
+        The exponent moves in a straight line to its final value at the last step.
+        """
+        options = self.options if aggregation is None else scoring_options(aggregation, self.config.advantage)
+        final = (aggregation or self.config.aggregation).confidence_exponent_final
         if final is None:
-            return self.options
+            return options
         assert self.spec.training.steps is not None
-        start = self.options.confidence_exponent
+        start = options.confidence_exponent
         done = min(1.0, (step - 1) / max(self.spec.training.steps - 1, 1))
-        return replace(self.options, confidence_exponent=start + (final - start) * done)
+        return replace(options, confidence_exponent=start + (final - start) * done)
 
     def batch_of(self, groups: Sequence[CompletionGroup], *, skip: bool = True) -> PolicyBatch:
         """The members of all groups, flat.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from service.domain.base import content_hash
 from service.domain.criteria import criteria_of, criterion_weights, needs_of
 from service.domain.grade import Cell
+from service.domain.pinned import PinnedRubrics
 from service.domain.places import Places, places
-from service.domain.rubric import Criterion, RubricContent
+from service.domain.rubric import DEFAULT_AGGREGATION, Aggregation, Criterion, RubricContent
+from service.domain.scoring import CriterionWeight
 from workers.graders.here import grade_here
 from workers.graders.models import Scorer
 from workers.types import CompletionGroup
@@ -33,12 +35,16 @@ class Desk(Protocol):
 
 @dataclass(slots=True)
 class RubricGrader:
-    """Grades by one version of a rubric; `name` is the version. `prompt_criteria_weight` is for what rows bring along."""
+    """Grades by one version of a rubric, which has this name in the job.
+
+    `aggregation`: the options that its groups are scored with. `votes`: each judge's own number of votes.
+    """
 
     content: RubricContent
     name: str
     desk: Desk
-    prompt_criteria_weight: float = 1.0
+    aggregation: Aggregation = DEFAULT_AGGREGATION
+    votes: Mapping[str, int] = field(default_factory=dict)
     scorer: Scorer | None = None
     local_judges: Collection[str] = ()
 
@@ -48,7 +54,11 @@ class RubricGrader:
 
     def criteria_of(self, view: dict[str, Any]) -> list[Criterion]:
         """What a prompt is graded on."""
-        return criteria_of(self.content, view, self.prompt_criteria_weight)
+        return criteria_of(self.content, view, self.aggregation.prompt_criteria_weight or 1.0)
+
+    def weights_of(self, criteria: Sequence[Criterion]) -> list[CriterionWeight]:
+        """The same as aggregation needs it."""
+        return criterion_weights(criteria, self.votes)
 
     def places_of(self, criteria: Sequence[Criterion]) -> Places:
         """Where these are graded."""
@@ -72,7 +82,7 @@ class GroupGrading:
         """Grade what can be graded here; ask for the rest."""
         view = group.prompt.view
         criteria = self.grader.criteria_of(view)
-        group.criteria, group.rubric = criterion_weights(criteria), self.grader.name
+        group.criteria, group.rubric = self.grader.weights_of(criteria), self.grader.name
         places = self.grader.places_of(criteria)
         texts = [completion.text for completion in group.completions]
         # Asked first: what others do goes on while we grade here.
@@ -99,3 +109,48 @@ class GroupGrading:
     def forget(self) -> None:
         """Have the judges asked again the next time."""
         self.grader.desk.forget([key for key, _ in self._asked])
+
+
+@dataclass(slots=True)
+class CategoryGrader:
+    """A rubric for each category of prompts, `*` for all others: every group is graded by that of its prompt."""
+
+    names: PinnedRubrics
+    graders: dict[str, RubricGrader]
+
+    def of(self, category: str | None) -> RubricGrader:
+        """Who grades prompts of this category. Submitting has made sure that somebody does."""
+        name = self.names.name_for(category)
+        assert name is not None, category
+        return self.graders[name]
+
+    def start(self, purpose: str, step: int) -> CategoryGrading:
+        """The grading of one rollout."""
+        return CategoryGrading(self, purpose, step)
+
+
+@dataclass(slots=True)
+class CategoryGrading:
+    """One rollout's groups, each with the grading of its rubric."""
+
+    grader: CategoryGrader
+    purpose: str
+    step: int
+    _parts: dict[str, GroupGrading] = field(default_factory=dict)
+
+    def submit(self, group: CompletionGroup) -> None:
+        """Hand the group to its rubric."""
+        own = self.grader.of(group.prompt.view["category"])
+        if own.name not in self._parts:
+            self._parts[own.name] = own.start(self.purpose, self.step)
+        self._parts[own.name].submit(group)
+
+    def finish(self) -> None:
+        """Wait for all; everything has been asked already, so one rubric's waiting is not the next one's delay."""
+        for part in self._parts.values():
+            part.finish()
+
+    def forget(self) -> None:
+        """Have the judges asked again the next time."""
+        for part in self._parts.values():
+            part.forget()

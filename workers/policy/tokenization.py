@@ -94,12 +94,14 @@ def encode_scored(
 
     `as_demonstration`: as our own reward models were trained, so that plain prompts stay plain and nothing follows the end token.
     Other models know the whole conversation as their chat template writes it. Without a template a single user message is plain
-    text, and the end token follows the answer.
+    text, a rubric's system prompt before it as the policy had it, and the end token follows the answer.
     """
     messages = prompt["messages"]
-    plain = len(messages) == 1 and messages[0]["role"] == "user"
-    if plain and (not tokenizer.chat_template or (as_demonstration and prompt.get("form") == "text")):
-        start = encode_prompt(tokenizer, messages[0]["content"], eos_ids)
+    written = prompt.get("form") == "text"
+    roles = [message["role"] for message in messages]
+    plain = roles == ["user"] or (written and roles == ["system", "user"])
+    if plain and (not tokenizer.chat_template or (as_demonstration and written)):
+        start = encode_prompt(tokenizer, "\n\n".join(message["content"] for message in messages), eos_ids)
         ids = tokenizer(completion, add_special_tokens=False)["input_ids"]
         return [*start, *ids, _own_eos(tokenizer, eos_ids)]
     turns = [Message(role=m["role"], content=m["content"]) for m in messages]

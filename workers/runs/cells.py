@@ -19,6 +19,7 @@ from service.db.queries import jobs as job_queries
 from service.db.tables import CellRequest, Grading, Job, Judge, JudgeRevision, Model, Outbox
 from service.domain.grade import Cell
 from service.domain.ids import new_id
+from service.domain.pinned import pinned_version
 from service.domain.places import GRADING
 from service.queue import Bell
 from service.queue import Outbox as OutboxSender
@@ -182,7 +183,7 @@ class CellWork:
                         fence=row.fence,
                         prompt=row.payload["prompt"],
                         texts=row.payload["texts"],
-                        rubric=owner.resolved[row.payload["rubric"]],
+                        rubric=pinned_version(owner.resolved, row.payload["rubric"]),
                         judges=owner.resolved["judges"],
                         local_judges=owner.resolved.get("local_judges", {}),
                         models=owner.resolved.get("models", {}),

@@ -6,7 +6,7 @@ import contextlib
 import math
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +25,11 @@ LIMIT = 256
 class RecordWriter:
     """A `Recorder`: what it is given is written soon, and certainly before `flush` returns.
 
-    An error of the writing thread is raised at the next call.
+    `rubrics`: the pinned versions by the names that groups have for them. An error of the writing thread is raised at the
+    next call.
     """
 
-    def __init__(self, held: HeldJob, rubrics: dict[str, dict[str, Any]]) -> None:
+    def __init__(self, held: HeldJob, rubrics: Mapping[str, dict[str, Any]]) -> None:
         self._held = held
         self._rubrics = rubrics
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(LIMIT)
@@ -47,11 +48,11 @@ class RecordWriter:
 
     def completions(self, step: int, purpose: str, groups: Sequence[CompletionGroup]) -> None:
         """Graded and scored groups, with every number of their arithmetic."""
-        rubric = self._rubrics[purpose]
         completions: list[dict[str, Any]] = []
         cells: list[dict[str, Any]] = []
         created_at = datetime.now(UTC)  # the partition key: a completion and its cells lie in the same month
         for position, group in enumerate(groups):
+            rubric = self._rubrics[group.rubric]
             for row in completion_rows(group, position, created_at):
                 completions.append(
                     {

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from service.domain.grade import Cell
 from service.domain.job import JobSpec
+from service.domain.rubric import Aggregation
 from service.domain.scoring import Past
 from workers.advantages.group import scored_row
 from workers.algorithms.base import Demonstration, Preference
@@ -79,6 +80,7 @@ class TrainingEnvironment:
     steps: int = 0
     check: Callable[[], None] = lambda: None
     rollouts: Rollouts | None = None
+    aggregations: dict[str, Aggregation] = field(default_factory=dict)
     max_null_share: float = 1.0
     _cursors: dict[str, ShuffledCursor] = field(default_factory=dict)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from service.domain.scoring import Past, ScoringOptions, mean
@@ -28,22 +28,26 @@ class Evaluation:
     every_steps: int | None = None
     by_prompt: dict[str, float] = field(default_factory=dict)
     """The mean plain reward of each prompt in the last run; prompts of which no completion has one are not in it."""
-    options: ScoringOptions = UNIFORM
-    """What rewards and advantages are shown by; nothing trains on them, and no metric but `healthbench` is made of them."""
+    options: Mapping[str, ScoringOptions] = field(default_factory=dict)
+    """By rubric, what rewards and advantages are shown by, else uniform weights; nothing trains on them, and no metric but
+    `healthbench` is made of them."""
 
     def run(self, step: int) -> dict[str, float]:
         """Sample, grade, record; the metrics `evaluation.*` of this step. The same step always has the same seed."""
         groups, _ = self.rollouts.run(
             self.prompts, purpose="evaluation", step=step, group_size=self.samples, temperature=self.temperature
         )
-        score_step(groups, self.options, lambda rubric: Past())
+        score_step(groups, self.options_of, lambda rubric: Past())
         self.recorder.completions(step, "evaluation", groups)
         self.by_prompt = plain_rewards(groups)
         metrics = {f"evaluation.{name}": value for name, value in summary(groups).items()}
-        if self.options.weighting == "healthbench":
-            metrics.update(benchmark(groups))
+        metrics.update(benchmark([g for g in groups if self.options_of(g.rubric).weighting == "healthbench"]))
         self.recorder.metrics(step, metrics)
         return metrics
+
+    def options_of(self, rubric: str) -> ScoringOptions:
+        """What a rubric's groups are shown by."""
+        return self.options.get(rubric, UNIFORM)
 
 
 def plain_rewards(groups: Sequence[CompletionGroup]) -> dict[str, float]:

@@ -6,7 +6,9 @@ locked, rows that the dataset has already are left out, the others get the next 
 
 from __future__ import annotations
 
-from sqlalchemy import Select, TextClause, select, text
+from collections.abc import Collection
+
+from sqlalchemy import Select, TextClause, func, or_, select, text
 
 from service.db.tables import Dataset, DatasetRow
 
@@ -30,6 +32,19 @@ def rows(dataset_id: str) -> Select[DatasetRow]:
 def rows_between(dataset_id: str, after: int, last: int, limit: int) -> Select[DatasetRow]:
     """Rows `after < seq <= last`, in order."""
     return rows(dataset_id).where(DatasetRow.seq > after, DatasetRow.seq <= last).order_by(DatasetRow.seq).limit(limit)
+
+
+def outside_categories(dataset_id: str, last_seq: int, categories: Collection[str]) -> Select[str | None, int]:
+    """The categories of rows up to `last_seq` that are none of these (null: rows without one), most rows first."""
+    category = DatasetRow.content["category"].astext
+    count = func.count()
+    return (
+        select(category.label("category"), count.label("rows"))
+        .where(DatasetRow.dataset_id == dataset_id, DatasetRow.seq <= last_seq)
+        .where(or_(category.is_(None), category.not_in(list(categories))))
+        .group_by(category)
+        .order_by(count.desc(), category)
+    )
 
 
 def named_by_criteria(field: str) -> TextClause:

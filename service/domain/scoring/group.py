@@ -11,19 +11,26 @@ from service.domain.scoring.rewards import reward_group
 from service.domain.scoring.values import CriterionWeight, GroupCells, Past, Row, ScoredGroup, ScoringOptions
 
 
-def score_groups(groups: Sequence[GroupCells], options: ScoringOptions | None = None) -> list[ScoredGroup]:
+def score_groups(
+    groups: Sequence[GroupCells], options: ScoringOptions | Sequence[ScoringOptions] | None = None
+) -> list[ScoredGroup]:
     """Score the groups of one optimizer step; they know of each other only through `scale: batch_std`.
 
-    Fewer than two members give `too_few_members` and no rewards; rewards without spread give advantages of exactly 0.
+    `options`: those of all groups, or one for each: rubrics may differ in how cells become rewards, but what makes advantages
+    of them (baseline, scale, level) is the job's, and the same in all. Fewer than two members give `too_few_members` and no
+    rewards; rewards without spread give advantages of exactly 0.
     ValueError for options that the criteria do not allow; `mismatches` tells so beforehand.
     """
-    options = options or ScoringOptions()
-    for group in groups:
-        for problem in mismatches(options, group.criteria):
+    if not groups:
+        return []
+    one = options or ScoringOptions()
+    each = [one] * len(groups) if isinstance(one, ScoringOptions) else list(one)
+    for group, own in zip(groups, each, strict=True):
+        for problem in mismatches(own, group.criteria):
             raise ValueError(problem.message)
-    rewards = [reward_group(group, options) for group in groups]
-    batch_std = batch_deviation(rewards, options)
-    return [advantages(group, found, options, batch_std) for group, found in zip(groups, rewards, strict=True)]
+    rewards = [reward_group(group, own) for group, own in zip(groups, each, strict=True)]
+    batch_std = batch_deviation(rewards, each[0])
+    return [advantages(group, found, own, batch_std) for group, found, own in zip(groups, rewards, each, strict=True)]
 
 
 def score_group(
