@@ -166,6 +166,17 @@ class GrapeClient:
         version: dict[str, Any] = self.post(f"/v1/rubrics/{rubric_id}/versions", body, if_match=head["etag"])
         return version
 
+    def validate_rubric(self, content: dict[str, Any], rubric_id: str | None = None) -> dict[str, Any]:
+        """Check a content without storing it: what it resolves to, who counts for how much, and what the linter says."""
+        body = {"content": content, **({"rubric": rubric_id} if rubric_id else {})}
+        checked: dict[str, Any] = self.post("/v1/rubrics/validate", body)
+        return checked
+
+    def diff_rubric(self, rubric_id: str, before: int | str, after: int | str) -> dict[str, Any]:
+        """What has changed between two versions, each by number or alias; `text` says it for people."""
+        found: dict[str, Any] = self.get(f"/v1/rubrics/{rubric_id}/versions/{before}/diff/{after}")
+        return found
+
     # --- datasets ---
 
     def upload_rows(

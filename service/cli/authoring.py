@@ -8,7 +8,21 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli.common import USAGE, DataDir, Json, Limit, client, first, read_file, show, show_list, stop
+from service.cli.common import (
+    REFUSED,
+    USAGE,
+    DataDir,
+    Json,
+    Limit,
+    client,
+    first,
+    out,
+    print_json,
+    read_file,
+    show,
+    show_list,
+    stop,
+)
 
 keys = typer.Typer(help="API keys.", no_args_is_help=True)
 rubrics = typer.Typer(help="Rubrics and their versions.", no_args_is_help=True)
@@ -55,6 +69,16 @@ def _content(body: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
+FINDING = ("severity", "code", "pointer", "message")
+
+
+def _say_findings(findings: list[dict[str, Any]]) -> None:
+    """What the linter says, under the answer; nothing if it has nothing to say."""
+    if findings:
+        out.print(f"\n{len(findings)} finding{'s' * (len(findings) != 1)}:")
+        show_list(findings, False, FINDING)
+
+
 @rubrics.command("create")
 def create_rubric(
     file: Path,
@@ -62,14 +86,17 @@ def create_rubric(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Create a rubric, version 1, from a JSON or YAML file."""
+    """Create a rubric, version 1, from a JSON or YAML file; what the linter says is shown and stops nothing."""
     body = read_file(file)
     if isinstance(body, dict) and "content" not in body:
         body = {"name": name or file.stem, "content": body}
     elif name and isinstance(body, dict):
         body = {**body, "name": name}
     with client(data_dir) as api:
-        show(api.post("/v1/rubrics", body), as_json, (*RUBRIC, "version.hash"))
+        answer = api.post("/v1/rubrics", body)
+        show(answer, as_json, (*RUBRIC, "version.hash"))
+        if not as_json:
+            _say_findings(answer["version"]["findings"])
 
 
 @rubrics.command("publish")
@@ -80,17 +107,43 @@ def publish(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Publish the next version of a rubric."""
+    """Publish the next version of a rubric; what the linter says is shown and stops nothing."""
     with client(data_dir) as api:
-        show(api.publish_version(rubric_id, _content(read_file(file)), message), as_json, VERSION)
+        answer = api.publish_version(rubric_id, _content(read_file(file)), message)
+        show(answer, as_json, VERSION)
+        if not as_json:
+            _say_findings(answer["findings"])
 
 
 @rubrics.command("validate")
-def validate(file: Path, data_dir: DataDir = None, as_json: Json = False) -> None:
-    """Check a rubric without storing it."""
+def validate(
+    file: Path,
+    rubric: Annotated[str | None, typer.Option(help="the rubric whose next version it would be")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="exit with 1 if the linter warns")] = False,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Check a rubric without storing it: faults, what the linter says, and what counts for how much."""
     with client(data_dir) as api:
-        answer = api.post("/v1/rubrics/validate", {"content": _content(read_file(file))})
-        show(answer, as_json, ("valid", "hash"))
+        answer = api.validate_rubric(_content(read_file(file)), rubric)
+    show(answer, as_json, ("valid", "hash"))
+    if not as_json:
+        rows = [{"criterion": key, "share": f"{share:.1%}"} for key, share in answer["shares"]["criteria"].items()]
+        show_list(rows, False, ("criterion", "share"))
+        _say_findings(answer["findings"])
+    if strict and any(finding["severity"] == "warning" for finding in answer["findings"]):
+        raise typer.Exit(REFUSED)
+
+
+@rubrics.command("diff")
+def diff_versions(rubric_id: str, before: str, after: str, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Show what has changed between two versions (numbers or aliases)."""
+    with client(data_dir) as api:
+        found = api.diff_rubric(rubric_id, before, after)
+    if as_json:
+        print_json(found)
+    else:
+        out.print(found["text"], highlight=False, markup=False, soft_wrap=True)
 
 
 @rubrics.command("list")

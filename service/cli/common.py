@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from service.client import GrapeClient
@@ -58,7 +59,7 @@ def show(value: Any, as_json: bool, columns: Sequence[str]) -> None:
         return
     table = Table(box=None, show_header=False)
     for column in columns:
-        table.add_row(column, _text(_pick(value, column)))
+        table.add_row(column, escape(_text(_pick(value, column))))
     out.print(table)
 
 
@@ -72,7 +73,7 @@ def show_list(values: list[dict[str, Any]], as_json: bool, columns: Sequence[str
         is_id = column == "id" or column.endswith("_id")
         table.add_column(column.split(".")[-1], overflow="fold", no_wrap=is_id)  # an id is there to be copied
     for value in values:
-        table.add_row(*(_text(_pick(value, column)) for column in columns))
+        table.add_row(*(escape(_text(_pick(value, column))) for column in columns))  # people write brackets too
     out.print(table if values else "nothing yet")
 
 

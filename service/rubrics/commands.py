@@ -10,18 +10,22 @@ from service.db.queries.jobs import now
 from service.db.tables import Judge, Model, Rubric, RubricVersion
 from service.domain.grader import JudgeGrader, RewardModelGrader, parts_of
 from service.domain.ids import new_id
+from service.domain.lint import Finding
 from service.domain.rubric import AuthoredContent, RubricContent
 from service.errors import Invalid, NotFound
 from service.grader_checks import grader_faults
 from service.operation import Caller
+from service.rubrics.advice import advise
 from service.rubrics.includes import Resolved, resolve
 from service.rubrics.schemas import RubricIn, RubricPatch, VersionIn
 
 ALIAS_LENGTH = 64
 
 
-async def create_rubric(session: AsyncSession, caller: Caller, body: RubricIn) -> tuple[Rubric, RubricVersion]:
-    """A head with version 1."""
+async def create_rubric(
+    session: AsyncSession, caller: Caller, body: RubricIn
+) -> tuple[Rubric, RubricVersion, list[Finding]]:
+    """A head with version 1, and what the linter says of it."""
     resolved = await check(session, caller.project_id, body.content)
     head = Rubric(
         id=new_id("rubric"),
@@ -36,24 +40,28 @@ async def create_rubric(session: AsyncSession, caller: Caller, body: RubricIn) -
     await session.flush()
     version = await _insert_version(session, caller, head, resolved, body.message)
     await session.refresh(head)
-    return head, version
+    return head, version, await advise(session, caller.project_id, resolved, head.category)
 
 
 async def publish_version(
     session: AsyncSession, caller: Caller, head: Rubric, body: VersionIn
-) -> tuple[RubricVersion, bool]:
-    """The next version; the latest one again (and false) if what it resolves to has not changed. The head must be locked."""
+) -> tuple[RubricVersion, bool, list[Finding]]:
+    """The next version; the latest one again (and false) if what it resolves to has not changed; and what the linter says.
+
+    The head must be locked.
+    """
     resolved = await check(session, caller.project_id, body.content, head.id)
+    findings = await advise(session, caller.project_id, resolved, head.category)
     latest = await session.scalar(queries.version(head.id, head.latest_version))
     assert latest is not None
     # Parsed anew, so that a field which an earlier release did not know makes no difference while it has its default.
     if RubricContent.model_validate(latest.graded_by).hash == resolved.flat.hash:
-        return latest, False
+        return latest, False, findings
     head.latest_version += 1
     head.updated_at = now()
     version = await _insert_version(session, caller, head, resolved, body.message)
     await session.refresh(head)
-    return version, True
+    return version, True, findings
 
 
 async def check(

@@ -9,13 +9,15 @@ from fastapi import Depends, Request, Response
 from service.db.queries import rubrics as queries
 from service.db.tables import Rubric, RubricVersion
 from service.deps import CallerDep, Listing, PageDep, SessionDep, check_if_match
-from service.errors import NotFound
+from service.errors import Invalid, NotFound
 from service.operation import needs, router
 from service.rubrics import commands
+from service.rubrics.advice import advise, weigh
 from service.rubrics.schemas import (
     AliasIn,
     DiffOut,
     NewRubricOut,
+    PublishedOut,
     RubricIn,
     RubricOut,
     RubricPatch,
@@ -47,9 +49,10 @@ async def _show(session: SessionDep, row: Rubric) -> RubricOut:
 @rubrics.post("/v1/rubrics", status_code=201, openapi_extra=needs("rubrics:write"))
 async def create_rubric(body: RubricIn, session: SessionDep, caller: CallerDep, response: Response) -> NewRubricOut:
     """Create a rubric and its version 1."""
-    head, version = await commands.create_rubric(session, caller, body)
+    head, version, findings = await commands.create_rubric(session, caller, body)
     response.headers["ETag"] = head_etag(head)
-    return NewRubricOut(**RubricOut.of(head, []).model_dump(), version=VersionOut.of(version))
+    made = PublishedOut.with_findings(version, findings)
+    return NewRubricOut(**RubricOut.of(head, []).model_dump(), version=made)
 
 
 @rubrics.get("/v1/rubrics", openapi_extra=needs("rubrics:read"))
@@ -69,13 +72,23 @@ async def list_rubrics(
 
 @rubrics.post("/v1/rubrics/validate", openapi_extra=needs("rubrics:read"))
 async def validate(body: ValidateIn, session: SessionDep, caller: CallerDep) -> ValidationOut:
-    """Check a content without storing anything; what is wrong comes back as a 422 with a path for each fault."""
+    """Check a content without storing anything.
+
+    What is wrong comes back as a 422 with a path for each fault; what an author may want to change as `findings`.
+    """
+    head = None
+    if body.rubric is not None:
+        head = await session.scalar(queries.head(caller.project_id, body.rubric))
+        if head is None:
+            raise Invalid.at("/rubric", "not_found", f"there is no rubric '{body.rubric}'")
     found = await commands.check(session, caller.project_id, body.content, body.rubric)
     return ValidationOut(
         valid=True,
         hash=found.flat.hash,
         content=found.authored.model_dump(mode="json"),
         resolved=found.flat.model_dump(mode="json"),
+        findings=await advise(session, caller.project_id, found, head.category if head is not None else None),
+        shares=weigh(found),
     )
 
 
@@ -100,13 +113,13 @@ async def patch_rubric(
 @rubrics.post("/v1/rubrics/{rubric_id}/versions", status_code=201, openapi_extra=needs("rubrics:write"))
 async def publish_version(
     head: HeadDep, body: VersionIn, request: Request, session: SessionDep, caller: CallerDep, response: Response
-) -> VersionOut:
+) -> PublishedOut:
     """Publish the next version; needs `If-Match`. The same content again is 200 with the latest version."""
     check_if_match(request, head_etag(head))
-    version, new = await commands.publish_version(session, caller, head, body)
+    version, new, findings = await commands.publish_version(session, caller, head, body)
     response.status_code = 201 if new else 200
     response.headers["ETag"] = head_etag(head)
-    return VersionOut.of(version)
+    return PublishedOut.with_findings(version, findings)
 
 
 @rubrics.get("/v1/rubrics/{rubric_id}/versions", openapi_extra=needs("rubrics:read"))

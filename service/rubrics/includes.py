@@ -17,10 +17,11 @@ from service.problems import validation_problem
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A content with its includes pinned, and what it flattens to."""
+    """A content with its includes pinned, what it flattens to, and the flat contents of its includes."""
 
     authored: AuthoredContent
     flat: RubricContent
+    included: list[RubricContent]
 
 
 async def resolve(
@@ -47,7 +48,7 @@ async def resolve(
     except ValidationError as error:
         details = [{**item, "loc": ("content", *item["loc"])} for item in error.errors(include_url=False)]
         raise validation_problem(details, {"content": authored.model_dump(mode="json")}) from None
-    return Resolved(pinned(authored, [version.version for version in found]), flat)
+    return Resolved(pinned(authored, [version.version for version in found]), flat, contents)
 
 
 async def _find(

@@ -11,6 +11,7 @@ from service.db.tables import Rubric, RubricAlias, RubricVersion
 from service.domain.base import Value
 from service.domain.conversation import Name, Text
 from service.domain.diff import RubricDiff, diff, includes_of
+from service.domain.lint import Finding, Shares
 from service.domain.rubric import AuthoredContent, RubricContent, RubricId
 
 
@@ -40,7 +41,8 @@ class VersionIn(Value):
 
 
 class ValidateIn(Value):
-    """A content to check; `rubric` says whose next version it would be, for a rubric may not include itself."""
+    """A content to check. `rubric` says whose next version it would be: a rubric may not include itself, and its head has the
+    category."""
 
     content: AuthoredContent
     rubric: RubricId | None = None
@@ -112,6 +114,17 @@ class VersionOut(BaseModel):
         )
 
 
+class PublishedOut(VersionOut):
+    """A version as it was just published, with what the linter says of it."""
+
+    findings: list[Finding]
+
+    @classmethod
+    def with_findings(cls, row: RubricVersion, findings: list[Finding]) -> PublishedOut:
+        """From its row."""
+        return cls(**VersionOut.of(row).model_dump(), findings=findings)
+
+
 class ComparedVersion(BaseModel):
     """A version that is compared."""
 
@@ -146,16 +159,21 @@ class DiffOut(RubricDiff):
 class NewRubricOut(RubricOut):
     """A head with the version that was made with it."""
 
-    version: VersionOut
+    version: PublishedOut
 
 
 class ValidationOut(BaseModel):
-    """A content that is valid: with defaults filled in and includes pinned, what it resolves to, and the hash of that."""
+    """A content that is valid: with defaults filled in and includes pinned, what it resolves to, and the hash of that.
+
+    `findings` is what the linter says, none of it a reason to refuse; `shares` how much counts for what.
+    """
 
     valid: bool
     hash: str
     content: dict[str, Any]
     resolved: dict[str, Any]
+    findings: list[Finding]
+    shares: Shares
 
 
 def head_etag(row: Rubric) -> str:

@@ -47,6 +47,30 @@ def outside_categories(dataset_id: str, last_seq: int, categories: Collection[st
     )
 
 
+def prompt_count(project_id: str) -> Select[int]:
+    """How many prompts a project has published."""
+    return select(func.coalesce(func.sum(Dataset.rows), 0)).where(
+        Dataset.project_id == project_id, Dataset.kind == "prompts"
+    )
+
+
+def _prompts_of(project_id: str) -> Select[str]:
+    return select(Dataset.id).where(Dataset.project_id == project_id, Dataset.kind == "prompts")
+
+
+def prompt_categories(project_id: str) -> Select[str]:
+    """Every category that a project's prompts have."""
+    category = DatasetRow.content["category"].astext
+    return select(category).distinct().where(DatasetRow.dataset_id.in_(_prompts_of(project_id)), category.is_not(None))
+
+
+def prompt_tags(project_id: str) -> Select[str]:
+    """Every tag that a project's prompts have."""
+    tags = func.jsonb_array_elements_text(DatasetRow.content["tags"])
+    having = func.jsonb_typeof(DatasetRow.content["tags"]) == "array"
+    return select(tags).distinct().where(DatasetRow.dataset_id.in_(_prompts_of(project_id)), having)
+
+
 def named_by_criteria(field: str) -> TextClause:
     """What the graders of rows' own criteria name in `field` (e.g. `judge`): each value with the first row that names it."""
     return text(
