@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -141,7 +142,8 @@ def test_versions_with_includes_are_compared_by_what_they_resolve_to(api, judge_
 @pytest.fixture
 def grape(stack, tmp_path):
     def run(*arguments, code=0):
-        env = {**os.environ, "GRAPE_DATA_DIR": str(stack.folder), "COLUMNS": "200"}
+        here = str(Path(__file__).parents[2])  # this checkout, wherever the package is installed from
+        env = {**os.environ, "GRAPE_DATA_DIR": str(stack.folder), "COLUMNS": "200", "PYTHONPATH": here}
         command = [sys.executable, "-m", "service.cli.main", *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60, env=env)
         assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
