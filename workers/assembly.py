@@ -120,6 +120,7 @@ def assemble(materials: Materials) -> Run:
         rounds=Rounds.of(spec, algorithm, policy, optimizer),
         finalizing=materials.finalizing,
     )
+    _warn(materials)
     if materials.resume is not None:
         restore(materials.resume, policy, optimizer)
     return run
@@ -141,6 +142,21 @@ def _scorer(materials: Materials) -> RewardScorer:
                 data = {"code": "no_normalisation", "model": model_id, "message": UNNORMALISED_WARNING}
                 materials.recorder.event("job.warning", data)
     return scorer
+
+
+def _warn(materials: Materials) -> None:
+    """Tell once what is allowed and probably unwise."""
+    config = materials.spec.algorithm
+    if (
+        materials.resume is None
+        and isinstance(config, OnPolicyConfig)
+        and config.objective.step_credit == "deepseek_sum"
+    ):
+        message = (
+            "step_credit 'deepseek_sum' adds up over steps without a bound, so that padding an answer with trivially good steps "
+            "pays; 'to_go' gives the same at the first step and is bounded by the criterion's share"
+        )
+        materials.recorder.event("job.warning", {"code": "unbounded_step_credit", "message": message})
 
 
 def _grader(materials: Materials, field: str, scorer: RewardScorer) -> CategoryGrader:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from service.domain.base import Value, refuse
-from service.domain.objective import KlConfig, ObjectiveConfig
+from service.domain.objective import KlConfig, ObjectiveConfig, with_preset
 from service.domain.policy_gradient import PpoConfig, ReinforceConfig, TrpoConfig
 from service.domain.preference import DpoConfig, RewardModelConfig
 from service.domain.rejection import RejectionSamplingConfig
@@ -45,7 +45,8 @@ class OnPolicyConfig(Value):
     """What `grape` and `grpo` share. `entropy_coef` times the mean entropy of the policy's tokens is taken off the loss.
 
     `rounds` above 1: `training.steps` are spread over that many rounds (grape.md §7); after each, held-out prompts are
-    evaluated, the reference is refreshed, and `on_regression` says what happens if plain reward got worse.
+    evaluated, the reference is refreshed, and `on_regression` says what happens if plain reward got worse. `preset` fills in
+    fields that are left open (`PRESETS`).
     """
 
     samples: ClassVar[bool] = True
@@ -59,6 +60,12 @@ class OnPolicyConfig(Value):
     entropy_coef: Annotated[float, Field(ge=0, le=10)] = 0.0
     rounds: Annotated[int, Field(ge=1, le=1000)] = 1
     on_regression: Literal["stop", "continue", "roll_back"] = "stop"
+    preset: Literal["gspo", "dapo", "dr_grpo"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, body: Any) -> Any:
+        return with_preset(body)
 
     @model_validator(mode="after")
     def _fits_itself(self) -> OnPolicyConfig:

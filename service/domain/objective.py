@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -27,6 +27,30 @@ class ObjectiveConfig(Value):
     ratio: Literal["token", "sequence"] = "token"
     aggregation: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
     step_credit: StepCredit = "to_go"
+
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "gspo": {"objective": {"ratio": "sequence", "aggregation": "sequence_mean", "clip_low": 3e-4, "clip_high": 4e-4}},
+    "dapo": {"objective": {"ratio": "token", "aggregation": "token_mean", "clip_low": 0.2, "clip_high": 0.28}},
+    "dr_grpo": {
+        "objective": {"ratio": "token", "aggregation": "constant", "clip_low": 0.2, "clip_high": 0.2},
+        "advantage": {"baseline": "group_mean", "scale": "none"},
+    },
+}
+"""What papers call their variants of GRPO, in our options: GSPO (arXiv 2507.18071), the objective of DAPO (2503.14476) without its
+dynamic sampling, Dr. GRPO (2503.20783). What a job says itself stands above its preset."""
+
+
+def with_preset(body: Any) -> Any:
+    """A config's body with the fields of its preset filled in where it leaves them open."""
+    if not isinstance(body, dict) or body.get("preset") not in PRESETS:
+        return body
+    filled = dict(body)
+    for block, values in PRESETS[body["preset"]].items():
+        own = body.get(block, {})
+        if isinstance(own, dict):
+            filled[block] = {**values, **own}
+    return filled
 
 
 class KlConfig(Value):

@@ -89,6 +89,13 @@ class PpoConfig(PlainRewardConfig):
     minibatches: Annotated[int, Field(ge=1, le=1024)] = 1
     entropy_coef: Annotated[float, Field(ge=0, le=10)] = 0.0
 
+    @model_validator(mode="after")
+    def _no_step_credit(self) -> PpoConfig:
+        if self.objective.step_credit != "to_go":
+            message = "ppo gives credit by its value model; 'step_credit' is for grape and grpo"
+            refuse((("objective", "step_credit"), "invalid_option", message))
+        return self
+
 
 class TrpoConfig(PlainRewardConfig):
     """Trust-region policy optimisation (arXiv 1502.05477): a natural-gradient step of at most `max_kl` nats, measured.

@@ -87,3 +87,40 @@ def test_noise_needs_votes_which_criteria_may_inherit():
     (problem,) = option_mismatches(config, criterion_weights(one, {"jdg_1": 1}))
     assert problem.place == ("advantage", "noise_aware")
     assert "'a' has a single vote" in problem.message
+
+
+# --- presets ---
+
+
+@pytest.mark.parametrize(
+    ("preset", "objective", "scale"),
+    [
+        ("gspo", ("sequence", "sequence_mean", 3e-4, 4e-4), "group_std"),
+        ("dapo", ("token", "token_mean", 0.2, 0.28), "group_std"),
+        ("dr_grpo", ("token", "constant", 0.2, 0.2), "none"),
+    ],
+)
+def test_presets_fill_in_what_is_left_open(preset, objective, scale):
+    """GSPO clips at 3e-4 and 4e-4 (arXiv 2507.18071, §5.1); DAPO at .2 and .28 (2503.14476, §4.1); Dr. GRPO drops the deviation
+    and divides by a constant (2503.20783, §3.1)."""
+    config = GrpoConfig(type="grpo", preset=preset)
+    own = config.objective
+    assert (own.ratio, own.aggregation, own.clip_low, own.clip_high) == objective
+    assert config.advantage.scale == scale
+    again = GrpoConfig.model_validate(config.model_dump(mode="json"))
+    assert again == config
+    mine = GrapeConfig(type="grape", preset=preset, objective={"clip_high": 0.5}, advantage={"scale": "batch_std"})
+    assert (mine.objective.clip_high, mine.objective.ratio, mine.advantage.scale) == (0.5, objective[0], "batch_std")
+
+
+def test_unknown_presets_are_refused():
+    with pytest.raises(ValidationError, match="preset"):
+        GrpoConfig(type="grpo", preset="papo")
+
+
+def test_credit_by_step_is_not_ppos():
+    from service.domain.policy_gradient import PpoConfig
+
+    with pytest.raises(ValidationError, match="value model"):
+        PpoConfig(type="ppo", objective={"step_credit": "all"})
+    assert PpoConfig(type="ppo").objective.step_credit == "to_go"

@@ -44,6 +44,7 @@ def _of_group(group: CompletionGroup, values: dict[str, list[float]]) -> None:
     ):
         if value is not None:
             values[name].append(value)
+    values["weighting_fallback"].append(float(scored.weighting_fallback))
     for key, weighting in scored.weighting.items():
         if weighting.share is not None and weighting.mean_confidence is not None:
             for name in names[key]:
