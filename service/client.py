@@ -96,12 +96,13 @@ class GrapeClient:
         self._http.close()
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """A request, repeated where that is safe; `ApiError` for what the service refuses."""
+        """A request, repeated where that is safe; `ApiError` for what the service refuses. `retries=0`: asked once."""
         headers = dict(options.pop("headers", None) or {})
+        retries = options.pop("retries", RETRIES)
         if method == "POST":
             headers.setdefault("Idempotency-Key", uuid.uuid4().hex)
-        for attempt in range(RETRIES + 1):
-            last = attempt == RETRIES
+        for attempt in range(retries + 1):
+            last = attempt == retries
             try:
                 response = self._http.request(method, path, headers=headers, **options)
             except httpx.TransportError as error:
@@ -177,6 +178,16 @@ class GrapeClient:
         found: dict[str, Any] = self.get(f"/v1/rubrics/{rubric_id}/versions/{before}/diff/{after}")
         return found
 
+    def try_version(
+        self, rubric_id: str, prompt: str | dict[str, Any], completions: list[str], version: int | str = "latest"
+    ) -> list[dict[str, Any]]:
+        """Grade a few texts of one prompt at once; nothing is stored. The answer takes as long as the judges do."""
+        path = f"/v1/rubrics/{rubric_id}/versions/{version}/try"
+        body = {"prompt": prompt, "completions": completions}
+        answer = self.request("POST", path, json=body, timeout=httpx.Timeout(600, connect=5), retries=0)
+        data: list[dict[str, Any]] = answer.json()["data"]
+        return data
+
     # --- datasets ---
 
     def upload_rows(
@@ -247,14 +258,35 @@ class GrapeClient:
         every_s: float = 0.5,
     ) -> dict[str, Any]:
         """Poll a job until it is in one of the states `until`, or has ended; the job. `TimeoutError` after `timeout_s`."""
+        return self._poll(f"/v1/jobs/{job_id}", until, timeout_s, on_poll, every_s)
+
+    def wait_grading(
+        self,
+        grading_id: str,
+        *,
+        timeout_s: float | None = None,
+        on_poll: Callable[[dict[str, Any]], None] = lambda grading: None,
+        every_s: float = 0.5,
+    ) -> dict[str, Any]:
+        """Poll a grading until it has ended; the grading. `TimeoutError` after `timeout_s`."""
+        return self._poll(f"/v1/gradings/{grading_id}", TERMINAL, timeout_s, on_poll, every_s)
+
+    def _poll(
+        self,
+        path: str,
+        until: tuple[str, ...],
+        timeout_s: float | None,
+        on_poll: Callable[[dict[str, Any]], None],
+        every_s: float,
+    ) -> dict[str, Any]:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            job: dict[str, Any] = self.get(f"/v1/jobs/{job_id}")
-            on_poll(job)
-            if job["status"] in until or job["status"] in TERMINAL:
-                return job
+            found: dict[str, Any] = self.get(path)
+            on_poll(found)
+            if found["status"] in until or found["status"] in TERMINAL:
+                return found
             if deadline is not None and time.monotonic() > deadline:
-                raise TimeoutError(f"job {job_id} is still {job['status']} after {timeout_s:.0f} s")
+                raise TimeoutError(f"{found['id']} is still {found['status']} after {timeout_s:.0f} s")
             time.sleep(every_s)
 
     # --- checkpoints ---

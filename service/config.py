@@ -71,7 +71,7 @@ class JobsSettings(_Group):
 
 
 class GradingSettings(_Group):
-    """The grading workers: how many cells in flight, and how long a claim of a batch holds."""
+    """The grading workers: how many cells in flight, how long a claim of a batch holds, how long a `try` waits for its answer."""
 
     concurrency: int = Field(64, ge=1)
     lease_s: float = Field(15, gt=0)
@@ -79,6 +79,7 @@ class GradingSettings(_Group):
     """Weights that a worker of queue `grading_local` keeps loaded; a larger model is loaded alone."""
     local_device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it runs them: the GPU if it sees one, or as told."""
+    try_timeout_s: float = Field(120, gt=0, le=540)
 
 
 class ModelsSettings(_Group):

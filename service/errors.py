@@ -114,3 +114,9 @@ class Unavailable(GrapeError):
     """A part that the answer needs is away; try again."""
 
     status, code, title = 503, "unavailable", "Temporarily unavailable"
+
+
+class GatewayTimeout(GrapeError):
+    """Somebody whom the answer needs has not answered in time."""
+
+    status, code, title = 504, "gateway_timeout", "Gateway timeout"

@@ -123,7 +123,7 @@ class Operation(APIRoute):
         scope: str = extra.get("x-scope", "")
         streamed: bool = extra.get("x-streamed-body", False)
         known = set(_query_names(self.dependant))
-        creates = "POST" in (self.methods or ())
+        creates = "POST" in (self.methods or ()) and extra.get("x-creates", True)
 
         async def handle(request: Request) -> Response:
             if not streamed:

@@ -20,6 +20,7 @@ from service.cli.common import (
     print_json,
     read_file,
     show,
+    show_graded,
     show_list,
     stop,
 )
@@ -182,6 +183,27 @@ def set_alias(rubric_id: str, alias: str, version: int, data_dir: DataDir = None
         etag = api.get(f"/v1/rubrics/{rubric_id}")["etag"]
         answer = api.put(f"/v1/rubrics/{rubric_id}/aliases/{alias}", {"version": version}, if_match=etag)
         show(answer, as_json, RUBRIC)
+
+
+@rubrics.command("try")
+def try_rubric(
+    rubric_id: str,
+    text: Annotated[list[str] | None, typer.Argument(help="the texts to grade, at most 16")] = None,
+    prompt: Annotated[str | None, typer.Option(help="the prompt that they answer")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="a JSON or YAML file with prompt and completions, as the API takes them")
+    ] = None,
+    version: Annotated[str, typer.Option(help="a version number or an alias")] = "latest",
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Grade a few texts at once, as one group; nothing is stored."""
+    body = read_file(file) if file is not None else {"prompt": prompt, "completions": text}
+    if not isinstance(body, dict) or not body.get("prompt") or not body.get("completions"):
+        stop("give --prompt with texts, or --file with 'prompt' and 'completions'", USAGE)
+    with client(data_dir) as api:
+        rows = api.try_version(rubric_id, body["prompt"], body["completions"], version)
+        show_graded(rows, as_json)
 
 
 @judges.command("create")

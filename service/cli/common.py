@@ -77,6 +77,22 @@ def show_list(values: list[dict[str, Any]], as_json: bool, columns: Sequence[str
     out.print(table if values else "nothing yet")
 
 
+def show_graded(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Graded completions: JSON, or a line for each with its scores; a cell without one shows its status."""
+    if as_json:
+        print_json(rows)
+        return
+    keys = list(dict.fromkeys(cell["criterion"] for row in rows for cell in row["cells"]))
+    numbers = ("index", "reward", "plain_reward", "advantage")
+    table = Table(*numbers, *keys, "text", box=None)
+    for row in rows:
+        cells = {cell["criterion"]: cell for cell in row["cells"]}
+        found = [cells.get(key, {"score": None, "status": "-"}) for key in keys]
+        scores = [cell["status"] if cell["score"] is None else cell["score"] for cell in found]
+        table.add_row(*(_text(row[name]) for name in numbers), *map(_text, scores), row["text"])
+    out.print(table)
+
+
 def print_json(value: Any) -> None:
     """To standard output, for programs."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

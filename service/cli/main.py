@@ -7,13 +7,13 @@ import sys
 import click
 import typer
 
-from service.cli import authoring, data, jobs, local
+from service.cli import authoring, data, gradings, jobs, local
 from service.cli.common import REFUSED, UNREACHABLE, err
 from service.client import ApiError, Corrupt, Unreachable
 
 app = typer.Typer(
     name="grape",
-    help="GRAPE: rubrics in, better model out. Exit codes: 0 done, 1 refused, 2 usage, 3 unreachable, 4 the job failed.",
+    help="GRAPE: rubrics in, better model out. Exit codes: 0 done, 1 refused, 2 usage, 3 unreachable, 4 the job or grading failed.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -26,6 +26,7 @@ app.add_typer(authoring.judges, name="judge")
 app.add_typer(data.models, name="model")
 app.add_typer(data.datasets, name="dataset")
 app.add_typer(jobs.jobs, name="job")
+app.add_typer(gradings.gradings, name="grading")
 app.add_typer(jobs.completions, name="completion")
 app.add_typer(jobs.checkpoints, name="checkpoint")
 

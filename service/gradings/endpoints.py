@@ -7,11 +7,14 @@ from typing import Annotated
 from fastapi import Depends, Response
 
 from service.db.queries import gradings as queries
-from service.db.tables import Grading
-from service.deps import CallerDep, Listing, PageDep, SessionDep, SortDep
-from service.domain.grading import GradingSpec, GradingState
+from service.db.queries import rubrics as rubric_queries
+from service.db.tables import Grading, Rubric, RubricVersion
+from service.deps import CallerDep, Listing, PageDep, ServicesDep, SessionDep, SortDep
+from service.domain.grading import GradingSpec, GradingState, TryIn
+from service.errors import NotFound
 from service.gradings import commands
-from service.gradings.schemas import GradingOut
+from service.gradings.schemas import GradingOut, TriedOut
+from service.gradings.trying import try_version
 from service.operation import needs, router
 
 gradings = router("gradings")
@@ -59,3 +62,25 @@ async def get_grading(grading: GradingDep) -> GradingOut:
 async def cancel_grading(grading: GradingDep, session: SessionDep) -> GradingOut:
     """Cancel at once and for good; groups that are finished stay readable. One that has ended stays as it is."""
     return GradingOut.of(await commands.cancel(session, grading))
+
+
+async def _version(rubric_id: str, version: str, session: SessionDep, caller: CallerDep) -> RubricVersion:
+    head = rubric_queries.head(caller.project_id, rubric_id).with_only_columns(Rubric.id)
+    if await session.scalar(head) is None:
+        raise NotFound(f"there is no rubric '{rubric_id}'")
+    found = await session.scalar(rubric_queries.named(rubric_id, version))
+    if found is None:
+        raise NotFound(f"rubric '{rubric_id}' has no version or alias '{version}'")
+    return found
+
+
+@gradings.post("/v1/rubrics/{rubric_id}/versions/{version}/try", openapi_extra=needs("grade", **{"x-creates": False}))
+async def try_rubric(
+    body: TryIn,
+    version: Annotated[RubricVersion, Depends(_version)],
+    session: SessionDep,
+    caller: CallerDep,
+    services: ServicesDep,
+) -> TriedOut:
+    """Grade up to 16 texts of one prompt at once, as one group: every cell, reward and advantage. Nothing is stored."""
+    return TriedOut(data=await try_version(services, session, caller, version, body))

@@ -182,7 +182,7 @@ def test_a_lost_worker_is_followed_by_another_with_the_same_result(database, url
     regrade(database)
     grading = ask(url, job=job, reuse_cells=True, rubric={"id": rubric, "version": 2})
     claims = claims_of(database)
-    lost = claims.claim(quick=True)
+    lost = claims.claim("reuse")
     checks = iter(range(3))
 
     def die():
@@ -254,7 +254,7 @@ def test_nothing_is_done_twice_by_two_workers(database, url):
     job, _ = make_job(database, rubric, 1, 4, golden)
     ask(url, job=job, reuse_cells=True)
     second = Database(DatabaseSettings(url=url))
-    assert claims_of(database).claim(quick=True) is not None
-    assert claims_of(second).claim(quick=True) is None
-    assert claims_of(second).claim(quick=False) is None
+    assert claims_of(database).claim("reuse") is not None
+    assert claims_of(second).claim("reuse") is None
+    assert claims_of(second).claim("grade") is None
     second.dispose()

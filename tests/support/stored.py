@@ -131,7 +131,7 @@ def claims_of(database, **settings):
 
 def regrade(database, **options):
     """Do the next grading that reuses cells, as a worker does."""
-    held = claims_of(database).claim(quick=True)
+    held = claims_of(database).claim("reuse")
     regrader = Regrader(held, Rubrics(held), options.pop("check", lambda: None), **options)
     regrader.run()
     held.succeed(regrader.summary.as_json())

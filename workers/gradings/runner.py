@@ -23,8 +23,8 @@ from workers.runs.held import StaleFence
 
 log = logging.getLogger(__name__)
 
-SLOTS = {"quick": 4, "slow": 8}
-"""How many gradings a worker holds at once: those that a person waits for or that ask nobody, and the others."""
+SLOTS = {"try": 8, "reuse": 2, "grade": 8}
+"""How many gradings of each lane a worker holds at once."""
 WINDOWS = 8
 """Open judged cells of a grading, in multiples of what the worker has in flight."""
 FORGET_S = 60.0
@@ -103,7 +103,7 @@ class GradingRunner:
     def _claim(self) -> None:
         for lane, slots in SLOTS.items():
             while sum(running.lane == lane for running in list(self._running.values())) < slots:
-                held = self.claims.claim(quick=lane == "quick")
+                held = self.claims.claim(lane)
                 if held is None:
                     break
                 lost = threading.Event()

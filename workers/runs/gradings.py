@@ -58,10 +58,10 @@ class GradingClaims:
     lease_s: float
     worker_id: str = field(default_factory=lambda: new_id("worker"))
 
-    def claim(self, *, quick: bool) -> HeldGrading | None:
-        """One to work on, held from now on. What has failed too often is ended here."""
+    def claim(self, lane: str) -> HeldGrading | None:
+        """One of a lane to work on, held from now on. What has failed too often is ended here."""
         with self.database.transaction() as session:
-            row = session.execute(queries.claim(self.worker_id, self.lease_s, quick=quick)).first()
+            row = session.execute(queries.claim(self.worker_id, self.lease_s, lane)).first()
             if row is None:
                 return None
             session.execute(job_queries.forget_messages(row.id))
@@ -69,7 +69,7 @@ class GradingClaims:
         held = HeldGrading(self.database, grading, row.fence)
         if grading.failures >= self.settings.max_attempts:
             held.fail("max_attempts", f"{grading.failures} attempts ended without a result; the last worker was lost")
-            return self.claim(quick=quick)
+            return self.claim(lane)
         return held
 
     def renew(self, held: dict[str, int]) -> set[str]:

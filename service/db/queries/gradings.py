@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Delete,
     Executable,
     Select,
@@ -79,18 +80,22 @@ NAMED_BY_GRADING: TextClause = text(_NAMED.format(where="c.grading_id = :source_
 # --- who holds it ---
 
 
-def claim(worker_id: str, lease_s: float, *, quick: bool) -> Executable:
-    """Take one that waits, or whose worker has let its lease lapse, which counts as a failure.
+LANES: dict[str, ColumnElement[bool]] = {
+    "try": Grading.purpose == "try",
+    "reuse": and_(Grading.purpose != "try", Grading.reuse_cells),
+    "grade": and_(Grading.purpose != "try", ~Grading.reuse_cells),
+}
+"""Gradings that never stand behind each other: a person waits, nobody is asked, judges are asked."""
 
-    `quick`: a person waits (`try`), or it asks nobody (`reuse_cells`); these never stand behind slow ones.
-    """
-    is_quick = or_(Grading.purpose == "try", Grading.reuse_cells)
+
+def claim(worker_id: str, lease_s: float, lane: str) -> Executable:
+    """Take one of a lane that waits, or whose worker has let its lease lapse, which counts as a failure."""
     waits = and_(Grading.status == "queued", func.coalesce(Grading.next_run_at, now()) <= now())
     lapsed = and_(Grading.status == "running", Grading.lease_expires_at < now())
     best = (
         select(Grading.id)
-        .where(or_(waits, lapsed), is_quick if quick else ~is_quick)
-        .order_by((Grading.purpose == "try").desc(), Grading.created_at, Grading.id)
+        .where(or_(waits, lapsed), LANES[lane])
+        .order_by(Grading.created_at, Grading.id)
         .limit(1)
         .with_for_update(skip_locked=True)
         .cte("best")
