@@ -42,6 +42,7 @@ class Grader:
     open: dict[int, GroupWork] = field(default_factory=dict)
     done: int = 0
     failed: int = 0
+    _taken: int = -1
     _shown_at: float = 0.0
 
     @property
@@ -69,7 +70,7 @@ class Grader:
     def _ask_more(self) -> bool:
         """Take up the next groups while the window has room; whether any are left."""
         while (room := self.window - sum(group.asked_cells for group in self.open.values())) > 0:
-            waiting = self.held.groups("waiting", limit=TAKE_TEXTS)
+            waiting = self.held.groups("waiting", self._taken, TAKE_TEXTS)
             if not waiting:
                 return False
             self._take_up(_first(waiting, max(1, min(TAKE_TEXTS, room // self._per_text))), asked=False)
@@ -80,6 +81,8 @@ class Grader:
         numbers = [number for number, _ in groups]
         if not numbers:
             return
+        if not asked:
+            self._taken = numbers[-1]
         prepared = prepare(self.held.texts_of(numbers), self.rubrics)
         self.open.update({group.number: group for group in prepared})
         questions = [question for group in prepared for question, _ in group.questions]

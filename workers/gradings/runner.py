@@ -106,6 +106,9 @@ class GradingRunner:
                 held = self.claims.claim(lane)
                 if held is None:
                     break
+                before = self._running.get(held.id)
+                if before is not None:  # it lapsed while we held it: that claim is over
+                    before.lost.set()
                 lost = threading.Event()
                 thread = threading.Thread(target=self._work, args=(held, lost), name=held.id, daemon=True)
                 self._running[held.id] = _Running(held, lane, thread, lost)
@@ -131,7 +134,9 @@ class GradingRunner:
             log.exception("grading %s", held.id)
             self._give_up(held, error)
         finally:
-            self._running.pop(held.id, None)
+            mine = self._running.get(held.id)
+            if mine is not None and mine.held is held:
+                del self._running[held.id]
             self._awake.set()
 
     def _give_up(self, held: HeldGrading, error: Exception) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from sqlalchemy import insert
+from sqlalchemy import Executable, insert
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from service.config import JobsSettings
@@ -21,7 +23,7 @@ from service.db.queries.rubrics import these_versions
 from service.db.tables import CellBatch, CellRequest, Grading, Outbox
 from service.domain.grade import Cell
 from service.domain.ids import new_id
-from workers.runs.held import StaleFence
+from workers.runs.held import OUTAGE_S, StaleFence
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +59,27 @@ class GradingClaims:
     settings: JobsSettings
     lease_s: float
     worker_id: str = field(default_factory=lambda: new_id("worker"))
+    _connected_since: float | None = None
 
     def claim(self, lane: str) -> HeldGrading | None:
-        """One of a lane to work on, held from now on. What has failed too often is ended here."""
+        """One of a lane to work on, held from now on. What has failed too often is ended here.
+
+        A lapsed lease is taken over only once this process has reached the database for as long as a lease lasts: an outage of
+        the database must not look like the death of every worker.
+        """
+        now = time.monotonic()
+        lapsed = self._connected_since is not None and now - self._connected_since > self.lease_s
+        statement = queries.claim(self.worker_id, self.lease_s, lane, lapsed=lapsed)
+        try:
+            return self._claim(statement)
+        except (OperationalError, InterfaceError):
+            self._connected_since = None
+            raise
+
+    def _claim(self, statement: Executable) -> HeldGrading | None:
         with self.database.transaction() as session:
-            row = session.execute(queries.claim(self.worker_id, self.lease_s, lane)).first()
+            row = session.execute(statement).first()
+            self._connected_since = self._connected_since or time.monotonic()
             if row is None:
                 return None
             session.execute(job_queries.forget_messages(row.id))
@@ -69,7 +87,7 @@ class GradingClaims:
         held = HeldGrading(self.database, grading, row.fence)
         if grading.failures >= self.settings.max_attempts:
             held.fail("max_attempts", f"{grading.failures} attempts ended without a result; the last worker was lost")
-            return self.claim(lane)
+            return self._claim(statement)
         return held
 
     def renew(self, held: dict[str, int]) -> set[str]:
@@ -108,16 +126,29 @@ class HeldGrading:
         self.id, self.project_id = grading.id, grading.project_id
 
     def transact(self, work: Callable[[Session], T], **values: Any) -> T:
-        """Run `work` under the fence, with changes to the row."""
-        with self.database.transaction() as session:
+        """Run `work` under the fence, with changes to the row; an outage of the database is waited out.
+
+        A commit whose answer is lost is done again: `work` finds then that it has been done.
+        """
+
+        def fenced(session: Session) -> T:
             if session.execute(queries.touch(self.id, self.fence, **values)).first() is None:
                 raise StaleFence(f"fence {self.fence} of {self.id} is stale")
             return work(session)
 
+        return self.read(fenced)
+
     def read(self, work: Callable[[Session], T]) -> T:
-        """Read something; reading needs no fence."""
-        with self.database.transaction() as session:
-            return work(session)
+        """The same for reading, which needs no fence."""
+        deadline = time.monotonic() + OUTAGE_S
+        while True:
+            try:
+                with self.database.transaction() as session:
+                    return work(session)
+            except (OperationalError, InterfaceError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1.0)
 
     def reason(self, text: str | None) -> None:
         """What it waits for."""
@@ -128,13 +159,25 @@ class HeldGrading:
     def add_items(self, statement: Any, values: dict[str, Any], expanded: int) -> None:
         """More items; `expanded` is their number after this, so that a lost worker's successor goes on from there."""
         common = {"grading_id": self.id, "project_id": self.project_id}
-        self.transact(lambda session: session.execute(statement, {**common, **values}), expanded=expanded)
+
+        def work(session: Session) -> None:
+            if session.get_one(Grading, self.id).expanded != expanded:
+                session.execute(statement, {**common, **values})
+                session.execute(queries.touch(self.id, self.fence, expanded=expanded))
+
+        self.transact(work)
 
     def plan(self, items: int, cells: int) -> None:
         """Make groups of the items; so many items, and so many cells to be graded."""
         values = {"grading_id": self.id, "project_id": self.project_id}
         known = {"planned": True, "expanded": items, "cells": cells}
-        self.transact(lambda session: session.execute(item_queries.PLAN, values), **known)
+
+        def work(session: Session) -> None:
+            if not session.get_one(Grading, self.id).planned:
+                session.execute(item_queries.PLAN, values)
+                session.execute(queries.touch(self.id, self.fence, **known))
+
+        self.transact(work)
         for name, value in known.items():
             setattr(self.grading, name, value)
 
@@ -148,11 +191,10 @@ class HeldGrading:
             lambda session: {(v.rubric_id, v.version): v.graded_by for v in session.scalars(these_versions(pins))}
         )
 
-    def groups(self, status: str, limit: int | None = None) -> list[tuple[int, int]]:
-        """(number, size) of the groups in this state, in order."""
-        return self.read(
-            lambda session: [tuple(row) for row in session.execute(item_queries.open_groups(self.id, status, limit))]
-        )
+    def groups(self, status: str, after: int = -1, limit: int | None = None) -> list[tuple[int, int]]:
+        """(number, size) of the groups in this state, in order, from the one after `after`."""
+        statement = item_queries.open_groups(self.id, status, after, limit)
+        return self.read(lambda session: [tuple(row) for row in session.execute(statement)])
 
     def texts_of(self, numbers: Collection[int]) -> list[Any]:
         """The members of these groups, in order of group and position."""
@@ -195,7 +237,8 @@ class HeldGrading:
             ]
 
         def work(session: Session) -> None:
-            session.execute(item_queries.mark(self.id, numbers, "asked"))
+            if session.execute(item_queries.mark(self.id, numbers, "asked")).first() is None:
+                return
             if batches:
                 session.execute(insert(CellBatch), batches)
                 session.execute(insert(CellRequest), requests)
@@ -246,9 +289,10 @@ class HeldGrading:
         """Completions and cells of these groups, in the transaction that ends them; their batches go."""
 
         def work(session: Session) -> None:
+            if session.execute(item_queries.mark(self.id, numbers, "done")).first() is None:
+                return
             copy_rows(session, "completions", completions)
             copy_rows(session, "cells", cells)
-            session.execute(item_queries.mark(self.id, numbers, "done"))
             if keys:
                 session.execute(cell_queries.forget(self.id, keys))
 
@@ -273,8 +317,8 @@ class HeldGrading:
         common = {"project_id": self.project_id, "grading_id": self.id, "fence": self.fence}
 
         def work(session: Session) -> None:
-            _driver(session).execute(item_queries.ADD_REUSED, {**common, **values})
-            session.execute(item_queries.mark(self.id, numbers, "done"))
+            if session.execute(item_queries.mark(self.id, numbers, "done")).first() is not None:
+                _driver(session).execute(item_queries.ADD_REUSED, {**common, **values})
 
         self.transact(work, done=done, failed=failed)
 
@@ -287,11 +331,13 @@ class HeldGrading:
         self._end("failed", error={"code": code, "message": message}, **values)
 
     def _end(self, status: str, **values: Any) -> None:
-        with self.database.transaction() as session:
+        def work(session: Session) -> None:
             if session.execute(queries.end(self.id, status, fence=self.fence, **values)).first() is None:
                 raise StaleFence(f"fence {self.fence} of {self.id} is stale")
             for statement in queries.leftovers(self.id):
                 session.execute(statement)
+
+        self.read(work)
 
 
 def copy_rows(session: Session, table: str, rows: Sequence[dict[str, Any]]) -> None:

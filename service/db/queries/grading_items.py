@@ -123,14 +123,14 @@ def _stored() -> ColumnElement[bool]:
     return and_(Completion.id == GradingItem.completion_id, Completion.created_at == GradingItem.completion_created_at)
 
 
-def open_groups(grading_id: str, status: str, limit: int | None = None) -> Select[int, int]:
-    """Number and size of the groups in this state, in order."""
-    statement = (
+def open_groups(grading_id: str, status: str, after: int = -1, limit: int | None = None) -> Select[int, int]:
+    """Number and size of the groups in this state whose number is above `after`, in order."""
+    return (
         select(GradingGroup.number, GradingGroup.size)
-        .where(GradingGroup.grading_id == grading_id, GradingGroup.status == status)
+        .where(GradingGroup.grading_id == grading_id, GradingGroup.status == status, GradingGroup.number > after)
         .order_by(GradingGroup.number)
+        .limit(limit)
     )
-    return statement.limit(limit) if limit else statement
 
 
 def _members(
@@ -209,11 +209,12 @@ ADD_REUSED = """
 
 
 def mark(grading_id: str, numbers: Collection[int], status: str) -> Executable:
-    """Groups in a new state."""
+    """Groups in a new state; returns those that were not in it yet."""
     return (
         update(GradingGroup)
-        .where(GradingGroup.grading_id == grading_id, GradingGroup.number.in_(numbers))
+        .where(GradingGroup.grading_id == grading_id, GradingGroup.number.in_(numbers), GradingGroup.status != status)
         .values(status=status)
+        .returning(GradingGroup.number)
     )
 
 

@@ -88,13 +88,13 @@ LANES: dict[str, ColumnElement[bool]] = {
 """Gradings that never stand behind each other: a person waits, nobody is asked, judges are asked."""
 
 
-def claim(worker_id: str, lease_s: float, lane: str) -> Executable:
-    """Take one of a lane that waits, or whose worker has let its lease lapse, which counts as a failure."""
+def claim(worker_id: str, lease_s: float, lane: str, *, lapsed: bool) -> Executable:
+    """Take one of a lane that waits or, with `lapsed`, whose worker has let its lease lapse, which counts as a failure."""
     waits = and_(Grading.status == "queued", func.coalesce(Grading.next_run_at, now()) <= now())
-    lapsed = and_(Grading.status == "running", Grading.lease_expires_at < now())
+    left = and_(Grading.status == "running", Grading.lease_expires_at < now())
     best = (
         select(Grading.id)
-        .where(or_(waits, lapsed), LANES[lane])
+        .where(or_(waits, left) if lapsed else waits, LANES[lane])
         .order_by(Grading.created_at, Grading.id)
         .limit(1)
         .with_for_update(skip_locked=True)
