@@ -71,7 +71,7 @@ class JobsSettings(_Group):
 
 
 class GradingSettings(_Group):
-    """The grading workers: how many cells in flight, how long a claim of a batch holds, how long a `try` waits for its answer."""
+    """The grading workers: how many calls in flight, how long a claim holds, how long a `try` waits, how long cells are known."""
 
     concurrency: int = Field(64, ge=1)
     lease_s: float = Field(15, gt=0)
@@ -80,6 +80,7 @@ class GradingSettings(_Group):
     local_device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it runs them: the GPU if it sees one, or as told."""
     try_timeout_s: float = Field(120, gt=0, le=540)
+    cache_days: float = Field(30, gt=0)
 
 
 class ModelsSettings(_Group):

@@ -1,8 +1,8 @@
 """The grading worker's engine: claims batches, asks judges with many questions in flight, stores answers as they come.
 
-One event loop in one thread. The database work is synchronous and runs beside it. What a judge does is a cell; what our own
-code or the database does wrong ends the claim, and the batch is taken up again by whoever claims it next, with the cells that
-it has.
+One event loop in one thread. The database work is synchronous and runs beside it, many batches in one transaction. What a judge
+does is a cell; what our own code or the database does wrong ends the claim, and the batch is taken up again by whoever claims it
+next, with the cells that it has.
 """
 
 from __future__ import annotations
@@ -10,39 +10,44 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import threading
 from dataclasses import dataclass, field
-from typing import Any
 
 import httpx
+import uvloop
 
 from service.config import Settings
 from service.domain.criteria import criteria_of
 from service.domain.grade import Cell
 from service.domain.grader import JudgeGrader
-from service.domain.judge import JudgeConfig, JudgeLimits
-from service.domain.rubric import Criterion, RubricContent
+from service.domain.rubric import Criterion
 from service.security import Vault
-from workers.graders.judge.abilities import Abilities
+from workers.graders.judge.abilities import Abilities, ReplyFormat
 from workers.graders.judge.cell import grade_completion
 from workers.graders.judge.client import Endpoint
 from workers.graders.judge.connections import judge_client
-from workers.runs.cells import CellWork, ClaimedBatch
+from workers.graders.judge.terms import Room
+from workers.runs.answers import Answers
+from workers.runs.cell_work import Answer, BulkWork, PinnedJudge, Work
+from workers.runs.cells import CellWork
 from workers.runs.identity import process_identity
+from workers.runs.known import Ask, Known
 from workers.runs.shares import Address, Shares, Worker
 
 log = logging.getLogger(__name__)
 
-GATHER_S = 0.03
-"""Answers are stored together when they arrive within this time."""
+MOST_BATCHES = 256
+"""Batches of one claim."""
 
 
 @dataclass(slots=True)
-class _Judge:
-    """A judge's revision as this worker asks it; its gate outlives revisions, so that concurrency holds across them."""
+class _Held:
+    """A batch under way; `open` are its cells that do not stand yet."""
 
-    endpoint: Endpoint
-    revision: int
+    work: Work
+    open: int
+    task: asyncio.Task[None] | None = None
 
 
 @dataclass(slots=True)
@@ -52,6 +57,7 @@ class GradingEngine:
     work: CellWork
     settings: Settings
     vault: Vault
+    _bulk: BulkWork = field(init=False)
     _thread: threading.Thread | None = None
     _loop: asyncio.AbstractEventLoop | None = None
     _awake: asyncio.Event | None = None
@@ -59,13 +65,21 @@ class GradingEngine:
     _client: httpx.AsyncClient | None = None
     _shares: Shares | None = None
     _abilities: dict[tuple[str, str], Abilities] = field(default_factory=dict)
-    _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    _held: dict[str, ClaimedBatch] = field(default_factory=dict)
-    _in_flight: int = 0
+    _answers: Answers | None = None
+    _held: dict[str, _Held] = field(default_factory=dict)
+    _per_batch: float = 8.0
+
+    def __post_init__(self) -> None:
+        self._bulk = BulkWork(self.work)
 
     def start(self) -> None:
         """Run the loop in a thread of its own."""
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name="grading", daemon=True)
+
+        def main() -> None:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._main())
+
+        self._thread = threading.Thread(target=main, name="grading", daemon=True)
         self._thread.start()
 
     def wake(self) -> None:
@@ -83,137 +97,188 @@ class GradingEngine:
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._awake = asyncio.Event()
-        limit = self.settings.grading.concurrency
-        self._shares = Shares(self.work.database, Worker(self.work.worker_id, process_identity(), self.work.lease_s))
+        self._shares = Shares(
+            self.work.database,
+            Worker(self.work.worker_id, process_identity(), self.work.lease_s),
+            Room(self.settings.grading.concurrency),
+        )
+        self._answers = Answers(self._bulk, self._stored)
         async with judge_client(self.settings.egress.allow) as client:
             self._client = client
-            keepers = [asyncio.create_task(self._keep_leases()), asyncio.create_task(self._shares.run())]
+            writer = asyncio.create_task(self._answers.run())
+            keepers = [asyncio.create_task(work) for work in (self._keep_leases(), self._shares.run())]
             while not self._stopping:
                 self._awake.clear()
                 try:
-                    await self._claim(limit)
+                    await self._claim(2 * self.settings.grading.concurrency)
                 except Exception as error:  # the database is away: ask again
                     log.warning("claiming cells: %s", error)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._awake.wait(), self.settings.jobs.poll_s)
-            for task in [*keepers, *self._tasks.values()]:
+            tasks = [*keepers, *(held.task for held in self._held.values() if held.task is not None)]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*keepers, *self._tasks.values(), return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await self._leave(writer)
+
+    async def _leave(self, writer: asyncio.Task[None]) -> None:
+        """Store what was answered, and give the rest back."""
+        assert self._answers is not None
+        assert self._shares is not None
+        self._answers.close()
         try:
+            await asyncio.wait_for(writer, 5)
             await asyncio.to_thread(self.work.release)
             await self._shares.leave()
         except Exception as error:
             log.warning("giving cells back: %s", error)
 
-    async def _claim(self, limit: int) -> None:
-        """Take batches while fewer cells than twice the limit are under way, so that the judges are never idle."""
-        while self._in_flight < 2 * limit and not self._stopping:
-            batches = await asyncio.to_thread(self.work.claim, 8)
-            for batch in batches:
-                self._held[batch.id] = batch
-                self._in_flight += len(batch.todo)
-                task = asyncio.create_task(self._grade(batch))
-                self._tasks[batch.id] = task
-            if len(batches) < 8:
+    @property
+    def _open(self) -> int:
+        return sum(held.open for held in self._held.values())
+
+    async def _claim(self, most: int) -> None:
+        """Take batches while fewer than `most` cells are open, so that the judges are never idle."""
+        while (room := most - self._open) > 0 and not self._stopping:
+            count = min(MOST_BATCHES, math.ceil(room / self._per_batch))
+            works = await asyncio.to_thread(self._bulk.claim, count)
+            if works:
+                self._per_batch = max(1.0, sum(len(work.todo) for work in works) / len(works))
+                await self._begin(works)
+            if len(works) < count:
                 return
 
-    async def _grade(self, batch: ClaimedBatch) -> None:
-        """All cells of a batch, stored as they come."""
+    async def _begin(self, works: list[Work]) -> None:
+        """Answer what is known, and start to ask for the rest."""
+        assert self._answers is not None
+        asks: list[Ask] = []
+        for work in works:
+            self._held[work.id] = _Held(work, len(work.todo))
+            self._answers.expect(work)
+            asks += _asks(work)
+        known = Known(self._bulk, self._formats)
         try:
-            await self._grade_cells(batch)
-            await asyncio.to_thread(self.work.finish, batch)
+            answers, left = await known.part(asks)
+        except Exception:  # claimed again, by whoever, when the leases have ended
+            for work in works:
+                self._drop(work)
+            raise
+        for answer in answers:
+            self._answers.put(answer)
+        rest: dict[str, list[Ask]] = {work.id: [] for work in works}
+        for ask in left:
+            rest[ask.work.id].append(ask)
+        for work in works:
+            held = self._held.get(work.id)
+            if held is not None and held.work is work and rest[work.id]:
+                held.task = asyncio.create_task(self._grade(work, rest[work.id], known))
+
+    async def _grade(self, work: Work, asks: list[Ask], known: Known) -> None:
+        """Ask for what is left of a batch; answers go to the writer as they come."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for ask in asks:
+                    group.create_task(self._ask(ask, known))
         except asyncio.CancelledError:
+            self._drop(work)
             raise
         except Exception:
-            log.exception("batch %s of %s", batch.id, batch.owner_id)
-        finally:
-            self._held.pop(batch.id, None)
-            self._tasks.pop(batch.id, None)
-            self._in_flight -= len(batch.todo)
-            self.wake()
+            log.exception("batch %s of %s", work.id, work.owner_id)
+            self._drop(work)
 
-    async def _grade_cells(self, batch: ClaimedBatch) -> None:
-        content = RubricContent.model_validate(batch.rubric["content"])
-        criteria = {criterion.key: criterion for criterion in criteria_of(content, batch.prompt)}
-        judges = await self._judges(batch, [criteria[key] for _, key in batch.todo])
-        answers: asyncio.Queue[tuple[int, Cell]] = asyncio.Queue()
+    async def _ask(self, ask: Ask, known: Known) -> None:
+        assert self._answers is not None
+        put = self._answers.put
+        endpoint = self._endpoint(ask.judge)
+        if isinstance(endpoint, str):
+            for c in ask.criteria:
+                cell = Cell(criterion=c.key, status="infra_error", reason=endpoint, grader="judge", audit=c.audit)
+                put(Answer(ask.work, ask.index, cell))
+            return
+        await grade_completion(
+            endpoint,
+            ask.criteria,
+            judge_id=ask.judge.id,
+            revision=ask.judge.revision,
+            guidelines=ask.work.content.guidelines,
+            prompt=ask.work.prompt,
+            text=ask.work.texts[ask.index],
+            on_cell=lambda cell: put(Answer(ask.work, ask.index, cell, known.key_of(ask, cell))),
+        )
 
-        async def some(index: int, judge_id: str, asked: list[Criterion]) -> None:
-            judge = judges[judge_id]
-            if isinstance(judge, str):
-                for c in asked:
-                    cell = Cell(criterion=c.key, status="infra_error", reason=judge, grader="judge", audit=c.audit)
-                    answers.put_nowait((index, cell))
-                return
-            await grade_completion(
-                judge.endpoint,
-                asked,
-                judge_id=judge_id,
-                revision=judge.revision,
-                guidelines=content.guidelines,
-                prompt=batch.prompt,
-                text=batch.texts[index],
-                on_cell=lambda cell: answers.put_nowait((index, cell)),
-            )
+    def _endpoint(self, judge: PinnedJudge) -> Endpoint | str:
+        """Where this judge is asked, or the reason why it cannot be; its gate outlives it, so that limits hold across batches."""
+        assert self._client is not None
+        assert self._shares is not None
+        if judge.config.endpoint is None:
+            return f"judge {judge.id} is a registered model, and this worker asks endpoints"
+        try:
+            api_key = self.vault.open(judge.secret, judge.id) if judge.secret is not None else None
+        except ValueError as error:
+            return str(error)
+        key = self.vault.hash_key(api_key) if api_key else ""
+        gate = self._shares.gate(Address(judge.config.endpoint.base_url, judge.config.endpoint.model, key))
+        return Endpoint(self._client, judge.config, judge.limits, api_key, gate, self._abilities_of(judge))
 
-        asked: dict[tuple[int, str], list[Criterion]] = {}
-        for index, key in batch.todo:
-            grader = criteria[key].grader
-            assert isinstance(grader, JudgeGrader)
-            asked.setdefault((index, grader.judge), []).append(criteria[key])
-        async with asyncio.TaskGroup() as group:
-            storing = group.create_task(self._store(batch, answers, len(batch.todo)))
-            for (index, judge_id), together in asked.items():
-                group.create_task(some(index, judge_id, together))
-            del storing
+    def _abilities_of(self, judge: PinnedJudge) -> Abilities:
+        """What is known of the endpoint's model, whoever asked it."""
+        assert judge.config.endpoint is not None
+        place = (judge.config.endpoint.base_url, judge.config.endpoint.model)
+        return self._abilities.setdefault(place, Abilities())
 
-    async def _store(self, batch: ClaimedBatch, answers: asyncio.Queue[tuple[int, Cell]], count: int) -> None:
-        while count:
-            part = [await answers.get()]
-            await asyncio.sleep(GATHER_S)
-            while not answers.empty():
-                part.append(answers.get_nowait())
-            await asyncio.to_thread(self.work.answer, batch, part)
-            count -= len(part)
+    def _formats(self, judge: PinnedJudge) -> tuple[ReplyFormat, ...]:
+        """In which forms replies to this judge's questions may have come, the likeliest first."""
+        wanted = judge.config.structured_output
+        if wanted == "off" or judge.config.endpoint is None:
+            return ("text",)
+        if wanted == "on":
+            return ("json_schema",)
+        return ("text",) if self._abilities_of(judge).json_schema is False else ("json_schema", "text")
 
-    async def _judges(self, batch: ClaimedBatch, criteria: list[Criterion]) -> dict[str, _Judge | str]:
-        """Each judge of the batch, or the reason why it cannot be asked."""
-        wanted = sorted({c.grader.judge for c in criteria if isinstance(c.grader, JudgeGrader)})
-        found: dict[str, _Judge | str] = {}
-        for judge_id in wanted:
-            revision = batch.judges[judge_id]
-            head, row = await asyncio.to_thread(self.work.judge, judge_id, revision)
-            limits = JudgeLimits.model_validate(head.limits)
-            try:
-                api_key = self.vault.open(head.secret, judge_id) if head.secret is not None else None
-            except ValueError as error:
-                found[judge_id] = str(error)
-                continue
-            assert self._client is not None
-            assert self._shares is not None
-            config = JudgeConfig.model_validate(row.config)
-            if config.endpoint is None:
-                found[judge_id] = f"judge {judge_id} is a registered model, and this worker asks endpoints"
-                continue
-            key = self.vault.hash_key(api_key) if api_key else ""
-            gate = self._shares.gate(Address(config.endpoint.base_url, config.endpoint.model, key))
-            able = self._abilities.setdefault((config.endpoint.base_url, config.endpoint.model), Abilities())
-            found[judge_id] = _Judge(Endpoint(self._client, config, limits, api_key, gate, able), revision)
-        return found
+    def _stored(self, work: Work, count: int) -> None:
+        """So many cells of a batch stand now."""
+        held = self._held.get(work.id)
+        if held is not None and held.work is work:
+            held.open -= count
+            if held.open <= 0:
+                del self._held[work.id]
+        if self._awake is not None:
+            self._awake.set()
+
+    def _drop(self, work: Work) -> None:
+        """A batch is no longer ours, or we cannot go on with it."""
+        assert self._answers is not None
+        self._answers.forget(work)
+        held = self._held.get(work.id)
+        if held is not None and held.work is work:
+            del self._held[work.id]
 
     async def _keep_leases(self) -> None:
         """Renew what we hold; what is no longer ours, or no longer wanted, is dropped at once."""
         while True:
             await asyncio.sleep(self.work.lease_s / 3)
-            held = {batch.id: batch.fence for batch in self._held.values()}
-            if not held:
+            fences = {held.work.id: held.work.fence for held in self._held.values()}
+            if not fences:
                 continue
             try:
-                kept = await asyncio.to_thread(self.work.renew, held)
+                kept = await asyncio.to_thread(self.work.renew, fences)
             except Exception as error:
                 log.warning("renewing cells: %s", error)
                 continue
-            for batch_id in held.keys() - kept:
-                task: Any = self._tasks.get(batch_id)
-                if task is not None:
-                    task.cancel()
+            for batch_id in fences.keys() - kept:
+                held = self._held.get(batch_id)
+                if held is not None and held.work.fence == fences[batch_id]:
+                    if held.task is not None:
+                        held.task.cancel()
+                    self._drop(held.work)
+
+
+def _asks(work: Work) -> list[Ask]:
+    """What is asked for a batch: for each completion and judge the criteria that have no cell."""
+    criteria = {criterion.key: criterion for criterion in criteria_of(work.content, work.prompt)}
+    together: dict[tuple[int, str], list[Criterion]] = {}
+    for index, key in work.todo:
+        grader = criteria[key].grader
+        assert isinstance(grader, JudgeGrader)
+        together.setdefault((index, grader.judge), []).append(criteria[key])
+    return [Ask(work, index, work.judges[judge], asked) for (index, judge), asked in together.items()]

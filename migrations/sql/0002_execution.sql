@@ -27,3 +27,13 @@ CREATE TABLE judge_shares (
     expires_at timestamptz NOT NULL,
     PRIMARY KEY (endpoint_id, worker_id)
 );
+
+-- Cells that are known already, by everything that they depend on. Never failures.
+CREATE TABLE cell_cache (
+    project_id text NOT NULL REFERENCES projects (id),
+    key bytea NOT NULL,
+    cell jsonb NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (project_id, key)
+);
+CREATE INDEX cell_cache_age ON cell_cache (created_at);

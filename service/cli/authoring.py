@@ -225,6 +225,7 @@ def create_judge(
     prompt_version: Annotated[int | None, typer.Option(help="the version of the question's texts")] = None,
     examples: Annotated[Path | None, typer.Option(help="a JSON or YAML file with a list of graded examples")] = None,
     file: Annotated[Path | None, typer.Option(help="a JSON or YAML file with further fields, as in the API")] = None,
+    cache: Annotated[bool, typer.Option(help="do not ask again for cells that are known")] = True,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
@@ -245,7 +246,7 @@ def create_judge(
         "examples": read_file(examples) if examples else None,
         "rate_limit": {key: value for key, value in rate.items() if value} or None,
     }
-    body = {"name": name, **place, "concurrency": concurrency, "votes": votes}
+    body = {"name": name, **place, "concurrency": concurrency, "votes": votes, "cache": cache}
     body |= {**(read_file(file) if file else {}), **{key: value for key, value in fields.items() if value is not None}}
     with client(data_dir) as api:
         show(api.post("/v1/judges", body), as_json, JUDGE)

@@ -208,7 +208,9 @@ class RateLimit(Value):
 class JudgeLimits(Value):
     """How hard the endpoint may be used; changing these makes no new revision.
 
-    Judges with the same address, model and key share one endpoint; the strictest of their limits counts there.
+    Judges with the same address, model and key share one endpoint; the strictest of their limits counts there. `cache`: an ok
+    cell is not asked for again, as long as everything that it depends on is the same; with a sampling temperature too, where the
+    votes of a cell stand for one draw.
     """
 
     concurrency: Annotated[int, Field(ge=1, le=1024)] = 16
@@ -216,3 +218,4 @@ class JudgeLimits(Value):
     timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 4
     deadline_s: Annotated[float, Field(gt=0, le=86_400)] = 120.0
+    cache: bool = True

@@ -120,6 +120,7 @@ class JudgePatch(Value):
     timeout_s: Annotated[float, Field(gt=0, le=3600)] | None = None
     max_attempts: Annotated[int, Field(ge=1, le=20)] | None = None
     deadline_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
+    cache: bool | None = None
 
 
 def refuse_limits(given: JudgeIn | JudgePatch) -> None:
@@ -178,6 +179,7 @@ class JudgeOut(BaseModel):
     timeout_s: float
     max_attempts: int
     deadline_s: float
+    cache: bool
     etag: str
     created_at: datetime
     updated_at: datetime

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,21 +11,29 @@ import sys
 import time
 from pathlib import Path
 
+from pydantic import SecretStr
 from sqlalchemy import func, insert, select
 
+from service.config import BrokerSettings, DatabaseSettings, EgressSettings, GradingSettings, JobsSettings, Settings
+from service.db.engine import Database
 from service.db.tables import CellBatch, CellRequest, Grading, Judge, JudgeRevision, Project
 from service.domain.ids import new_id
 from service.domain.judge import JudgeConfig, JudgeLimits
 from service.domain.rubric import RubricContent
+from service.queue import Bell
+from service.security import Vault
+from tests.support.stack import wait_for
+from workers.grading import GradingEngine
+from workers.runs.cells import CellWork
 
 SECRET = "5" * 64
 PROJECT = "prj_1"
 
 
-def make_project(database):
-    """The project that everything here belongs to."""
+def make_project(database, project=PROJECT):
+    """The project that everything here belongs to, or another one."""
     with database.transaction() as session:
-        session.add(Project(id=PROJECT, name="p"))
+        session.add(Project(id=project, name="p"))
 
 
 def make_judge(database, base_url, *, config=None, judge_id=None, **limits):
@@ -52,16 +61,17 @@ def judged(judge_id, key="nice", text="is nice", **grader):
     return {"key": key, "weight": 1, "text": text, "grader": {"type": "judge", "judge": judge_id, **grader}}
 
 
-def ask(database, criteria, texts, *, prompts=None, guidelines="", batch=1):
+def ask(database, criteria, texts, *, prompts=None, guidelines="", batch=1, project=PROJECT, limits=None, **payload):
     """A running grading that asks for every criterion on every text, `batch` texts to a batch; its id."""
     content = RubricContent.model_validate({"guidelines": guidelines, "criteria": criteria})
     judges = dict.fromkeys(content.judge_ids(), 1)
     grading = new_id("grading")
-    resolved = {"rubric": {"id": "rub_1", "version": 1, "content": content.model_dump(mode="json")}, "judges": judges}
+    rubric = {"id": "rub_1", "version": 1, "content": content.model_dump(mode="json")}
+    resolved = {"rubric": rubric, "judges": judges, "limits": limits or {}}
     with database.transaction() as session:
         session.add(
             Grading(
-                id=grading, project_id=PROJECT, purpose="grading", status="running", source={}, resolved=resolved, reuse_cells=False,
+                id=grading, project_id=project, purpose="grading", status="running", source={}, resolved=resolved, reuse_cells=False,
                 expanded=0, planned=True, done=0, failed=0, fence=1, failures=0,
             )
         )  # fmt: skip
@@ -70,15 +80,15 @@ def ask(database, criteria, texts, *, prompts=None, guidelines="", batch=1):
             part = texts[start : start + batch]
             prompt = prompts[start] if prompts else {"id": "p", "messages": [{"role": "user", "content": "a question"}]}
             row = CellBatch(
-                id=new_id("batch"), project_id=PROJECT, grading_id=grading, key=f"{start:06d}", status="queued", fence=0, priority=0,
-                payload={"rubric": "rubric", "prompt": prompt, "texts": part},
+                id=new_id("batch"), project_id=project, grading_id=grading, key=f"{start:06d}", status="queued", fence=0, priority=0,
+                payload={"rubric": "rubric", "prompt": prompt, "texts": part, **payload},
             )  # fmt: skip
             session.add(row)
             session.flush()
             session.execute(
                 insert(CellRequest),
                 [
-                    {"batch_id": row.id, "completion_index": i, "criterion": c.key, "project_id": PROJECT}
+                    {"batch_id": row.id, "completion_index": i, "criterion": c.key, "project_id": project}
                     for i in range(len(part))
                     for c in content.criteria
                 ],
@@ -95,6 +105,14 @@ def progress(database, grading):
         return done, session.scalar(cells.where(mine, CellRequest.cell.is_not(None)))
 
 
+def finish(database, grading, timeout_s=60):
+    """Wait until every batch of a grading is done; its cells."""
+    with database.transaction() as session:
+        batches = session.scalar(select(func.count()).where(CellBatch.grading_id == grading))
+    wait_for(lambda: progress(database, grading)[0] == batches, timeout_s, "every batch is done")
+    return cells_of(database, grading)
+
+
 def cells_of(database, grading):
     """The answered cells, in order."""
     with database.transaction() as session:
@@ -105,6 +123,28 @@ def cells_of(database, grading):
             .order_by(CellBatch.key, CellRequest.completion_index, CellRequest.criterion)
         )
         return list(session.scalars(statement))
+
+
+@contextlib.contextmanager
+def engine(url, **settings):
+    """A grading engine in a thread of this process."""
+    made = Settings(
+        database=DatabaseSettings(url=url),
+        broker=BrokerSettings(url="redis://127.0.0.1:9/0"),
+        egress=EgressSettings(allow=["loopback"]),
+        jobs=JobsSettings(poll_s=0.1),
+        grading=GradingSettings(lease_s=3, **settings),
+        secret_key=SecretStr(SECRET),
+    )
+    database = Database(made.database)
+    work = CellWork(database, Bell(made.broker), made.grading.lease_s)
+    running = GradingEngine(work, made, Vault(SECRET))
+    running.start()
+    try:
+        yield running
+    finally:
+        running.stop()
+        database.dispose()
 
 
 class GradingProcess:
@@ -145,22 +185,15 @@ class GradingProcess:
 
 def main():
     """Run an engine until standard input ends."""
-    from service.config import Settings
-    from service.db.engine import Database
-    from service.queue import Bell
-    from service.security import Vault
-    from workers.grading import GradingEngine
-    from workers.runs.cells import CellWork
-
     settings = Settings()
     database = Database(settings.database)
     work = CellWork(database, Bell(settings.broker), settings.grading.lease_s)
-    engine = GradingEngine(work, settings, Vault(settings.require_secret_key()))
-    engine.start()
+    running = GradingEngine(work, settings, Vault(settings.require_secret_key()))
+    running.start()
     time.sleep(0.1)
     print(json.dumps("ready"), flush=True)
     sys.stdin.read()
-    engine.stop()
+    running.stop()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.graders.judge.gate import LATE_S, Terms
+from workers.graders.judge.gate import LATE_S
+from workers.graders.judge.terms import Terms
 from workers.runs.allocation import HORIZON_S, Ceiling, Clocks, Holder, fair_shares, grant, limit_of, take_turns
 
 DEMANDS = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), st.integers(0, 40), min_size=1, max_size=6)

@@ -10,7 +10,8 @@ from service.domain.judge import JudgeConfig, JudgeLimits
 from tests.support.judge import verdict
 from workers.graders.judge.client import Endpoint
 from workers.graders.judge.connections import judge_client
-from workers.graders.judge.gate import EndpointHeld, Gate, Pass, Terms
+from workers.graders.judge.gate import EndpointHeld, Gate, Pass
+from workers.graders.judge.terms import Room, Terms
 
 REQUEST = [{"role": "user", "content": "The nonce: n"}]
 
@@ -165,3 +166,25 @@ def test_the_strictest_terms_count():
     assert a & b == Terms(4, 60.0, 500.0, 30.0)
     assert (a & Terms(9)).paced
     assert not Terms(9).paced
+
+
+def test_a_worker_has_no_more_calls_open_than_it_has_room_for():
+    """Two endpoints with many slots, room for three calls: both get their turns."""
+
+    async def run():
+        room = Room(3)
+        gates = {name: Gate(8, room=room) for name in "ab"}
+        order, most = [], [0]
+
+        async def call(name):
+            async with gates[name].slot(Terms(8)):
+                most[0] = max(most[0], gates["a"].in_use + gates["b"].in_use)
+                order.append(name)
+                await asyncio.sleep(0.01)
+
+        await asyncio.gather(*(call(name) for name in "a" * 12 + "b" * 12))
+        assert most[0] == 3
+        assert "b" in order[:5]  # not only after all of a
+        assert room.used == 0
+
+    asyncio.run(run())

@@ -15,10 +15,10 @@ from sqlalchemy import func, select, update
 
 from service.db.queries.jobs import now, seconds
 from service.db.tables import EndpointShare
-from tests.support.cells import GradingProcess, ask, cells_of, judged, make_judge, make_project, progress
+from tests.support.cells import GradingProcess, ask, cells_of, finish, judged, make_judge, make_project
 from tests.support.judge import verdict
 from tests.support.stack import wait_for
-from workers.graders.judge.gate import Terms
+from workers.graders.judge.terms import Terms
 from workers.runs.identity import is_gone, process_identity
 from workers.runs.shares import Address, Shares, Wish, Worker, divide
 
@@ -53,10 +53,6 @@ def takes(seconds_):
 
 def texts(count):
     return [f"text {k}" for k in range(count)]
-
-
-def done(database, grading, batches, timeout_s=60):
-    wait_for(lambda: progress(database, grading)[0] == batches, timeout_s, "every batch is done")
 
 
 def the_worker(name, lease_s=2.0, process=None):
@@ -244,7 +240,7 @@ def test_several_workers_share_an_endpoint_and_never_exceed_it(database, judge, 
     workers(3)
     one, two = make_judge(database, judge.base_url, concurrency=6), make_judge(database, judge.base_url, concurrency=9)
     grading = ask(database, [judged(one, "a"), judged(two, "b")], texts(60), batch=2)
-    done(database, grading, 30)
+    finish(database, grading)
     assert judge.most_in_flight == 6  # the stricter of the two judges that share it
     assert {cell["status"] for cell in cells_of(database, grading)} == {"ok"}
     assert len(judge.questions) == 120
@@ -257,7 +253,7 @@ def test_two_models_or_two_keys_are_two_endpoints(database, judge, workers):
     address = {"base_url": judge.base_url, "model": "other"}
     two = make_judge(database, judge.base_url, concurrency=3, config={"endpoint": address})
     grading = ask(database, [judged(one, "a"), judged(two, "b")], texts(12), batch=2)
-    done(database, grading, 6)
+    finish(database, grading)
     assert judge.most_in_flight == 5
 
 
@@ -267,7 +263,7 @@ def test_a_killed_workers_slots_and_cells_are_taken_over(database, judge, worker
     grading = ask(database, [judged(make_judge(database, judge.base_url, concurrency=6))], texts(90), batch=3)
     wait_for(lambda: len(judge.questions) > 20, 20, "both are at it")
     first.kill()
-    done(database, grading, 30)
+    finish(database, grading)
     assert judge.most_in_flight == 6
     # What was stored is not asked again: only calls in flight when it died, and answers that were on their way to the table.
     twice = [text for text, count in Counter(q.answer for q in judge.questions).items() if count > 1]
@@ -289,7 +285,7 @@ def test_a_stopped_worker_that_wakes_uses_no_slot_that_has_gone(database, judge,
         first.signal(signal.SIGCONT)
         wait_for(lambda: sorted(slots(database)) == [3, 3], 20, "they share again")
         time.sleep(0.3)
-    done(database, grading, 150)
+    finish(database, grading)
     assert judge.most_in_flight == 6
     assert {cell["status"] for cell in cells_of(database, grading)} == {"ok"}
 
@@ -305,7 +301,7 @@ def test_a_limited_rate_is_kept_over_all_workers(database, judge, workers):
     workers(2)
     judge_id = make_judge(database, judge.base_url, rate_limit={"requests_per_minute": 120})
     grading = ask(database, [judged(judge_id)], texts(9))
-    done(database, grading, 9)
+    finish(database, grading)
     at = sorted(question.at for question in judge.questions)
     assert all(later - earlier > 0.2 for earlier, later in itertools.pairwise(at))
     assert 3.7 < at[-1] - at[0] < 7
@@ -331,7 +327,7 @@ def test_a_limited_endpoint_is_asked_to_the_end(database, judge, workers):
     workers(2)
     judge_id = make_judge(database, judge.base_url, concurrency=32)
     grading = ask(database, [judged(judge_id)], texts(200), batch=10)
-    done(database, grading, 20)
+    finish(database, grading)
     assert {cell["status"] for cell in cells_of(database, grading)} == {"ok"}
     assert early == []
     assert 200 < len(judge.questions) < 400

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from workers.graders.judge.gate import LATE_S, Terms, recovery_per_s
+from workers.graders.judge.gate import LATE_S
+from workers.graders.judge.pace import recovery_per_s
+from workers.graders.judge.terms import Terms
 
 HORIZON_S = 1.5
 """Turns are given out this far ahead, so that a worker that dies takes few of them along."""

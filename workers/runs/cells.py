@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from service.db.engine import Database
 from service.db.queries import cells as queries
 from service.db.queries import jobs as job_queries
-from service.db.tables import CellRequest, Grading, Job, Judge, JudgeRevision, Model, Outbox
+from service.db.tables import CellRequest, Grading, Job, Model, Outbox
 from service.domain.grade import Cell
 from service.domain.ids import new_id
 from service.domain.pinned import pinned_version
@@ -191,11 +191,6 @@ class CellWork:
                     )
                 )
             return claimed
-
-    def judge(self, judge_id: str, revision: int) -> tuple[Judge, JudgeRevision]:
-        """A judge as it is now, and the pinned revision."""
-        with self.database.transaction() as session:
-            return session.get_one(Judge, judge_id), session.get_one(JudgeRevision, (judge_id, revision))
 
     def model(self, model_id: str) -> Model:
         """A registered model."""

@@ -31,7 +31,8 @@ from service.db.engine import Database
 from service.db.queries import endpoints as queries
 from service.db.tables import EndpointShare, EndpointState
 from service.domain.base import canonical_json
-from workers.graders.judge.gate import Gate, Terms, Turn
+from workers.graders.judge.gate import Gate, Turn
+from workers.graders.judge.terms import Room, Terms
 from workers.runs.allocation import Ceiling, Clocks, Holder, grant, take_turns
 from workers.runs.identity import is_gone
 
@@ -186,6 +187,7 @@ class Shares:
 
     database: Database
     worker: Worker
+    room: Room = field(default_factory=lambda: Room(math.inf))
     _kept: dict[str, _Kept] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -193,7 +195,7 @@ class Shares:
         """The gate of an endpoint, the same for all judges that share it."""
         kept = self._kept.get(address.id)
         if kept is None:
-            kept = self._kept[address.id] = _Kept(address, Gate(until=-math.inf))
+            kept = self._kept[address.id] = _Kept(address, Gate(until=-math.inf, room=self.room))
             kept.gate.on_want = lambda: self._want(kept)
             kept.gate.on_limited = lambda started, in_use: self._cut(kept, started, in_use)
         return kept.gate
@@ -260,12 +262,13 @@ class Shares:
     def _wish(self, kept: _Kept) -> Wish:
         """What we hold is what we keep ourselves to from now on, whether the transaction commits or not."""
         gate, now = kept.gate, time.monotonic()
-        gate.slots = min(gate.slots, gate.demand) if gate.leased else gate.in_use
+        demand = min(gate.demand, gate.in_use + self.room.free)
+        gate.slots = min(gate.slots, demand) if gate.leased else gate.in_use
         cut, kept.cut = kept.cut, None
         overspent, gate.overspent = gate.overspent, 0.0
         return Wish(
             terms=gate.terms or NO_TERMS,
-            demand=gate.demand,
+            demand=demand,
             hold=max(gate.slots, gate.in_use),
             cut=None if cut is None else (now - cut[0], cut[1]),
             held_s=max(0.0, gate.held_until - now),

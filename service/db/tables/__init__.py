@@ -2,7 +2,7 @@
 
 from service.db.tables.base import Base
 from service.db.tables.checkpoints import Checkpoint
-from service.db.tables.completions import CellBatch, CellRequest, CellRow, Completion
+from service.db.tables.completions import CachedCell, CellBatch, CellRequest, CellRow, Completion
 from service.db.tables.datasets import Dataset, DatasetBatch, DatasetRow
 from service.db.tables.gradings import Grading, GradingGroup, GradingItem
 from service.db.tables.jobs import Attempt, Job, JobEvent, JobLog, JobMetric, Outbox
@@ -15,6 +15,7 @@ __all__ = [
     "ApiKey",
     "Attempt",
     "Base",
+    "CachedCell",
     "CellBatch",
     "CellRequest",
     "CellRow",

@@ -134,3 +134,14 @@ class CellRequest(Base):
     criterion: Mapped[str] = mapped_column(primary_key=True)
     project_id: Mapped[ProjectId]
     cell: Mapped[Json | None]
+
+
+class CachedCell(Base):
+    """A cell that need not be asked for again; `key` is the hash of everything that it depends on."""
+
+    __tablename__ = "cell_cache"
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    key: Mapped[bytes] = mapped_column(primary_key=True)
+    cell: Mapped[Json]
+    created_at: Mapped[Created]

@@ -15,7 +15,9 @@ import httpx
 from service.domain.grade import CellStatus
 from service.domain.judge import JudgeConfig, JudgeLimits
 from workers.graders.judge.abilities import Abilities
-from workers.graders.judge.gate import EndpointHeld, Gate, LeaseLapsed, Pass, Terms, most_late
+from workers.graders.judge.gate import EndpointHeld, Gate, LeaseLapsed, Pass
+from workers.graders.judge.pace import most_late
+from workers.graders.judge.terms import Terms
 
 FINAL = (400, 401, 403, 404, 405, 413, 422)
 """Statuses that the same request will meet again."""

@@ -21,7 +21,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from service.domain.judge import JudgeLimits
+from workers.graders.judge.pace import Pace, most_late, recovery_per_s
+from workers.graders.judge.terms import Room, Terms
 
 LATE_S = 0.25
 """How late a paced call may start. Later than that its turn is lost, because the next turns are near."""
@@ -29,46 +30,8 @@ LATE_S = 0.25
 ROW_OF_429 = 2
 """So many 429s without an answer between them hold the endpoint."""
 
-TWICE_AS_FAST_S = 3.0
-PACED_S = 30.0
-"""After a hold the pace doubles every three seconds, and is forgotten after half a minute."""
-
 LONGEST_HOLD_S = 16.0
 """The longest hold of an endpoint that gives no Retry-After."""
-
-
-class Terms(NamedTuple):
-    """What a judge asks its calls to keep to; where judges share an endpoint, the strictest counts."""
-
-    concurrency: int
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    timeout_s: float = 60.0
-
-    @classmethod
-    def of(cls, limits: JudgeLimits) -> Terms:
-        """From a judge's limits."""
-        rate = limits.rate_limit
-        return cls(
-            limits.concurrency,
-            rate.requests_per_minute if rate else None,
-            rate.tokens_per_minute if rate else None,
-            limits.timeout_s,
-        )
-
-    def __and__(self, other: Terms) -> Terms:
-        """The stricter of both, field by field (of the timeouts the longer: a slot may be in use for so long)."""
-        return Terms(
-            min(self.concurrency, other.concurrency),
-            min((x for x in (self.requests_per_minute, other.requests_per_minute) if x is not None), default=None),
-            min((x for x in (self.tokens_per_minute, other.tokens_per_minute) if x is not None), default=None),
-            max(self.timeout_s, other.timeout_s),
-        )
-
-    @property
-    def paced(self) -> bool:
-        """Whether a rate is limited."""
-        return self.requests_per_minute is not None or self.tokens_per_minute is not None
 
 
 class EndpointHeld(Exception):
@@ -116,38 +79,6 @@ class _Waiter:
     again: bool
 
 
-@dataclass(slots=True)
-class _Pace:
-    """How many answers a second the endpoint gave between two holds; calls start no faster than that after the second."""
-
-    rate: float | None = None
-    since: float | None = None
-    answers: int = 0
-    next_start: float = 0.0
-
-    def answered(self) -> None:
-        self.answers += 1
-
-    def held(self, now: float, until: float) -> None:
-        if self.since is not None and now > self.since:
-            measured = self.answers / (now - self.since)
-            self.rate = max(1.0, measured, (self.rate or 0.0) / 2)
-        self.since, self.answers, self.next_start = until, 0, until
-
-    def wait_until(self, now: float) -> float:
-        """When the next call may start; calling it again takes nothing."""
-        if self.since is None:
-            self.since = now
-        if self.rate is None or now > self.since + PACED_S:
-            return now
-        return self.next_start
-
-    def started(self, now: float) -> None:
-        if self.rate is not None and self.since is not None:
-            pause_s = 2.0 ** (-max(0.0, now - self.since) / TWICE_AS_FAST_S) / self.rate
-            self.next_start = max(self.next_start, now - pause_s) + pause_s
-
-
 @dataclass(slots=True, eq=False)
 class Gate:
     """The slots of one endpoint in this process. Used on one event loop; `slots` and `until` are set by who leases them."""
@@ -160,6 +91,7 @@ class Gate:
     """There are calls without a slot, or turns are needed."""
     on_limited: Callable[[float, int], None] | None = None
     """A call that started at this time got a 429, with so many in flight. Without it the gate takes the cut back by itself."""
+    room: Room = field(default_factory=lambda: Room(math.inf))
     clock: Callable[[], float] = time.monotonic
     in_use: int = 0
     held_until: float = 0.0
@@ -169,7 +101,7 @@ class Gate:
     """Tokens used beyond what was set aside (below zero: fewer), until somebody settles them."""
     _waiting: deque[_Waiter] = field(default_factory=deque)
     _terms: Counter[Terms] = field(default_factory=Counter)
-    _pace: _Pace = field(default_factory=_Pace)
+    _pace: Pace = field(default_factory=Pace)
     _row: int = 0
     _row_since: float = math.inf
     _cut_at: float = -math.inf
@@ -180,6 +112,7 @@ class Gate:
 
     def __post_init__(self) -> None:
         self._full = self.slots
+        self.room.gates.append(self)
 
     @property
     def waiting(self) -> int:
@@ -242,6 +175,7 @@ class Gate:
     def _leave(self, waiter: _Waiter) -> None:
         if waiter.future.done() and not waiter.future.cancelled() and waiter.future.exception() is None:
             self.in_use -= 1
+            self.room.left(self)
             if self.due is not None and self.slots > self.due:
                 self.slots = max(self.in_use, self.due)
         else:
@@ -261,7 +195,7 @@ class Gate:
         if terms is None:
             return
         self._disappoint()
-        while self._waiting and self.in_use < min(self.slots, terms.concurrency):
+        while self._waiting and self.room.free > 0 and self.in_use < min(self.slots, terms.concurrency):
             now = self.clock()
             if now >= self.until:
                 return
@@ -279,6 +213,7 @@ class Gate:
                     return
                 tokens = turn.tokens
             self.in_use += 1
+            self.room.used += 1
             self._pace.started(now)
             self._waiting.popleft().future.set_result(Pass(self, now, tokens))
 
@@ -352,13 +287,3 @@ class Gate:
         self.slots = min(self._full, self.slots + 1)
         self.pump()
         self._recover()
-
-
-def recovery_per_s(limit: int) -> float:
-    """Slots that come back in a second after a 429: a quarter of the limit, so that a half is back after two seconds."""
-    return max(1.0, limit / 4)
-
-
-def most_late(wait_s: float) -> float:
-    """Within how many seconds after the time that the endpoint named calls come back, each at a moment of its own."""
-    return 0.05 + min(1.0, 0.1 * wait_s)
