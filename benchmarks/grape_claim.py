@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tables = markdown(analyses)
     print(tables)
     (options.out / "tables.md").write_text(tables + "\n")
-    (options.out / "result.json").write_text(json.dumps(as_json(analyses, store), indent=1) + "\n")
+    (options.out / "result.json").write_text(json.dumps(as_json(analyses, store)) + "\n")
     for analysis in analyses:
         for path in draw(analysis, options.out):
             print(f"wrote {path}", file=sys.stderr)

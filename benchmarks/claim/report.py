@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.claim.analysis import Analysis, Comparison, Verdict
+from benchmarks.claim.analysis import Analysis, ArmNumbers, Comparison, Verdict
 from benchmarks.claim.judge import SimulatedJudge
 from benchmarks.claim.problem import make_problem
 from benchmarks.claim.protocol import ALL_ARMS, ARMS, CONFIDENCES, CRITERIA, LEVELS, NOISES, Cell, Protocol
@@ -28,7 +28,8 @@ def markdown(analyses: Sequence[Analysis]) -> str:
         parts.append(
             f"\n## {analysis.policy}: {sizes.seeds} seeds, {sizes.steps} steps × {sizes.samples_per_step} samples\n\n"
             "Samples: median over seeds, with the share of seeds that got there in brackets where it is not all. Ratio and difference: "
-            "median of the seeds' own, with 95 % interval. Rewards: 0 a random policy, 1 the best.\n"
+            "median of the seeds' own, with 95 % interval; a ratio of ∞: only the baseline gets there, of 0: only the arm. Rewards: 0 "
+            "a random policy, 1 the best.\n"
         )
         for title, rows, baseline in (
             ("Confidence against uniform weights", analysis.main(), "uniform"),
@@ -178,15 +179,25 @@ def as_json(analyses: Sequence[Analysis], store: RunStore) -> dict[str, Any]:
 
 
 def _row(row: Comparison) -> dict[str, Any]:
-    def finite(values: Sequence[float]) -> list[float | None]:
-        return [round(x, 1) if math.isfinite(x) else None for x in values]
+    """Medians and estimates; what each seed did stays in `runs.jsonl`."""
+
+    def numbers(arm: ArmNumbers, level: float) -> dict[str, float | None]:
+        median = arm.median_samples(level)
+        reached = sum(math.isfinite(x) for x in arm.samples[level]) / len(arm.samples[level])
+        return {"median": round(median, 1) if math.isfinite(median) else None, "reached": round(reached, 3)}
 
     return {
         "setting": row.cell.setting, "noise": row.cell.noise, "said": row.cell.confidence, "missing": row.cell.missing,
         "arm": row.arm, "baseline": row.baseline,
-        "ratio": {f"{level:g}": e.to_json() if (e := row.ratios[level]) else None for level in LEVELS},
-        "final_difference": row.difference.to_json(),
-        "samples": {f"{level:g}": {"arm": finite(row.ours.samples[level]), "baseline": finite(row.theirs.samples[level])}
-                    for level in LEVELS},
-        "final": {"arm": [round(x, 4) for x in row.ours.final], "baseline": [round(x, 4) for x in row.theirs.final]},
+        "samples": {
+            f"{level:g}": {
+                "arm": numbers(row.ours, level), "baseline": numbers(row.theirs, level),
+                "ratio": e.to_json() if (e := row.ratios[level]) else None,
+            }
+            for level in LEVELS
+        },
+        "final": {
+            "arm": round(row.ours.median_final, 4), "baseline": round(row.theirs.median_final, 4),
+            "difference": row.difference.to_json(),
+        },
     }  # fmt: skip

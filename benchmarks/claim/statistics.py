@@ -23,7 +23,7 @@ class Estimate:
 
     def to_json(self) -> list[float | str]:
         """[value, low, high]; JSON knows no infinity."""
-        return [x if math.isfinite(x) else "inf" for x in (self.value, self.low, self.high)]
+        return [round(x, 5) if math.isfinite(x) else "inf" for x in (self.value, self.low, self.high)]
 
 
 def samples_to(curve: Sequence[float], level: float, samples_per_step: int) -> float:
