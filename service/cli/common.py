@@ -131,6 +131,8 @@ def print_json(value: Any) -> None:
 
 
 def _pick(value: Any, path: str) -> Any:
+    if isinstance(value, dict) and path in value:  # keys of criteria hold dots of their own
+        return value[path]
     for part in path.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value

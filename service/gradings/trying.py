@@ -22,7 +22,7 @@ from service.errors import GatewayTimeout, GrapeError, Invalid, Unavailable
 from service.gradings.commands import aggregate_by, queued
 from service.gradings.texts import GivenTexts
 from service.operation import Caller
-from service.pins import pin_judges
+from service.pins import pin_graders
 from service.services import Services
 
 POLL_S = 0.05
@@ -43,7 +43,7 @@ async def try_version(
     pinned = {"id": version.rubric_id, "version": version.version, "hash": version.hash, "content": version.graded_by}
     resolved = {
         "rubric": pinned,
-        "judges": await pin_judges(session, caller.project_id, [content], named=given.judges),
+        **await pin_graders(session, caller.project_id, [content], named=given.named),
         "aggregation": aggregation.model_dump(exclude_none=True),
     }
     grading = queued(given.grading_id, caller.project_id, {"texts": len(given.texts)}, resolved, purpose="try")
