@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from typing import Annotated
 
 from fastapi import Depends, Request, Response
@@ -14,7 +15,8 @@ from service.db.queries import checkpoints as queries
 from service.db.queries import jobs as job_queries
 from service.db.tables import Checkpoint, Job
 from service.deps import CallerDep, Listing, PageDep, ServicesDep, SessionDep
-from service.errors import NotFound
+from service.domain.checkpoint import CheckpointFile
+from service.errors import NotFound, RangeNotSatisfiable
 from service.operation import needs, router
 
 checkpoints = router("checkpoints")
@@ -66,11 +68,32 @@ async def get_file(row: CheckpointDep, path: str, request: Request, services: Se
     }
     if file.sha256 in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
+    place = services.store.path(row.location) / file.path
+    if not place.is_file():
+        raise NotFound(
+            f"the files of checkpoint '{row.id}' are gone: it was pruned a moment ago, or taken away by hand"
+        )
+    _check_range(request, file)
     return FileResponse(
-        services.store.path(row.location) / file.path,
+        place,
         media_type="application/json" if path.endswith(".json") else "application/octet-stream",
         headers=headers,
     )
+
+
+def _check_range(request: Request, file: CheckpointFile) -> None:
+    """416 for one range outside of the file; anything but one well-formed range is ignored (RFC 9110 §14.2)."""
+    wanted = request.headers.get("range")
+    if wanted is None or request.headers.get("if-range", f'"{file.sha256}"') != f'"{file.sha256}"':
+        return
+    found = re.fullmatch(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))", wanted.strip())
+    if found is None or (found[2] and int(found[2]) < int(found[1])):
+        request.scope["headers"] = [(name, value) for name, value in request.scope["headers"] if name != b"range"]
+    elif (found[1] and int(found[1]) >= file.bytes) or (found[3] and int(found[3]) == 0):
+        raise RangeNotSatisfiable(
+            f"the range '{wanted}' lies outside of {file.path}, which has {file.bytes} bytes",
+            headers={"Content-Range": f"bytes */{file.bytes}"},
+        )
 
 
 @checkpoints.get(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
 from service.cli.common import (
     JOB_FAILED,
@@ -48,22 +48,25 @@ def follow(api: GrapeClient, job_id: str, quiet: bool = False) -> dict[str, Any]
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[steps]}"),
         TimeElapsedColumn(),
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=err, disable=quiet, transient=False) as progress:
-        task = progress.add_task(job_id, total=None, note="")
+        task = progress.add_task(job_id, total=None, steps="", note="")
 
         def update(job: dict[str, Any]) -> None:
             note = job["status_reason"] or ""
             if job["status"] == "running" and not note:
                 note = latest_numbers(api, job_id, job["progress"]["step"])
+            step, steps = job["progress"]["step"], job["progress"]["steps"]
+            ended = job["finished_at"] is not None
             progress.update(
                 task,
                 description=f"{job['algorithm']['type']} {job['status']}",
-                completed=job["progress"]["step"],
-                total=job["progress"]["steps"] or None,
+                completed=step if steps else int(ended),
+                total=steps or (1 if ended else None),  # a job without steps has a bar that only says that it moves
+                steps=f"{step}/{steps}" if steps else "",
                 note=note,
             )
 

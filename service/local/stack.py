@@ -27,7 +27,7 @@ from service.local.folder import DataFolder
 from service.local.postgres import Postgres
 from service.local.processes import Program, Supervisor
 from service.local.valkey import Valkey
-from service.projects.commands import make_key, make_project
+from service.projects.commands import admin_key
 from service.security import Vault
 
 WORKERS = ("training", "grading", "beat")
@@ -154,14 +154,7 @@ class Stack:
             with database.transaction() as session:
                 if known and session.scalar(queries.key_by_hash(vault.hash_key(known))) is not None:
                     return known
-                project = session.scalar(queries.all_projects().limit(1))
-                if project is None:
-                    project = make_project("default")
-                    session.add(project)
-                    session.flush()
-                row, key = make_key(vault, project.id, "grape up", ["admin"])
-                session.add(row)
-                return key
+                return admin_key(session, vault, "grape up")
         finally:
             database.dispose()
 

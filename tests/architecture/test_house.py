@@ -96,6 +96,7 @@ def test_only_settings_read_the_environment():
     assert builders == {
         "service/app.py",
         "service/db/migrate.py",
+        "service/projects/__main__.py",
         "workers/context.py",
         "workers/child.py",
         "migrations/env.py",

@@ -7,6 +7,7 @@ import pytest
 from service.client import ApiError, Corrupt
 from service.domain.scoring import CriterionWeight, ScoredCell, ScoringOptions, score_group
 from tests.support.judge import verdict
+from tests.support.stack import wait_for
 
 
 def test_sft_then_grape_then_evaluate(bench, judge, api, tmp_path):
@@ -130,8 +131,33 @@ def check_checkpoints(api, job, tmp_path):
     assert head.headers["etag"] == f'"{digest}"'
     piece = api.request("GET", path, headers={"Range": "bytes=5-9"})
     assert (piece.status_code, piece.content) == (206, whole[5:10])
+    assert api.request("GET", path, headers={"Range": "bytes=-4"}).content == whole[-4:]
+    with pytest.raises(ApiError) as caught:
+        api.request("GET", path, headers={"Range": f"bytes={len(whole)}-"})
+    assert (caught.value.status, caught.value.code) == (416, "range_not_satisfiable")
+    for ignored in ("bytes=9-5", "bytes=", "bytes=x-", "lines=1-2", "bytes=1-2,4-5"):
+        assert api.request("GET", path, headers={"Range": ignored}).content == whole
+    old = {"Range": f"bytes={len(whole)}-", "If-Range": '"another"'}
+    assert api.request("GET", path, headers=old).content == whole
     with pytest.raises(ApiError):
         api.get(f"/v1/checkpoints/{listed[-1]['id']}/files/../../../secrets.json")
+
+
+def test_a_checkpoint_that_became_a_model_stays_while_its_job_prunes(bench, api):
+    job_id = bench.submit(
+        rubric=bench.rubric(),
+        training={"steps": 40},
+        checkpoints={"every_steps": 2, "keep": 1},
+        rollout={"group_size": 8},
+    )
+    (first, *_) = wait_for(
+        lambda: list(api.pages(f"/v1/jobs/{job_id}/checkpoints")), 60, "a checkpoint is listed", every_s=0.02
+    )
+    model = api.post(f"/v1/checkpoints/{first['id']}/promote", {"name": "early"})
+    job = bench.finish(job_id)
+    listed = [c["id"] for c in api.pages(f"/v1/jobs/{job_id}/checkpoints")]
+    assert listed == [first["id"], job["result"]["last_checkpoint"]]
+    bench.run("evaluate", model=model["id"])
 
 
 def test_events_stream_and_resume(bench, api):
