@@ -6,6 +6,7 @@ database itself, always under the attempt's fence. If its supervisor dies, it di
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -189,11 +190,12 @@ class Attempt:
             }
             files = write_checkpoint(draft, policy, optimizer, state, job)
             self.store.publish(location)
-        except OSError as error:
+        except Exception as error:
             self.store.remove(location + ".tmp")
-            raise JobFailure(
-                "storage_full", f"the checkpoint of step {state.step} cannot be written: {error}"
-            ) from error
+            if isinstance(error, OSError) or disk_is_full(error):
+                said = f"the checkpoint of step {state.step} cannot be written: {error}"
+                raise JobFailure("storage_full", said) from error
+            raise
         # What was measured at this very step; an older evaluation belongs to an older checkpoint.
         metrics = state.evaluation if state.evaluated_step == state.step else {}
         self.held.register_checkpoint(
@@ -235,6 +237,11 @@ def best_checkpoint(listed: list[Any], name: str) -> Any:
     return max(evaluated, key=lambda c: (c.metrics[name], c.step), default=None)
 
 
+def disk_is_full(error: Exception) -> bool:
+    """Whether a write failed for want of space. safetensors is Rust: it has its own exception, and the errno in the text."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or f"(os error {errno.ENOSPC})" in str(error)
+
+
 def classify(error: Exception) -> tuple[str, str]:
     """The published code of an unexpected error."""
     name = type(error).__name__
@@ -245,7 +252,7 @@ def classify(error: Exception) -> tuple[str, str]:
         return "oom_gpu", f"{text}; make rollout, batch or training.microbatch_tokens smaller"
     if name == "AcceleratorError" or "CUDA error" in str(error):
         return "cuda_error", text
-    if isinstance(error, OSError) and error.errno == 28:
+    if disk_is_full(error):
         return "storage_full", text
     return "internal", text
 

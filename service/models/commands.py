@@ -54,7 +54,10 @@ async def register_model(session: AsyncSession, caller: Caller, settings: Models
             raise Invalid.at("/source/path", "model_invalid", problem)
         model.config = {name: config[name] for name in SHOWN_CONFIG if name in config}
         if folder_bytes(folder) <= HASH_AT_ONCE_BYTES:
-            sha256, files = await asyncio.to_thread(hash_model_folder, folder)
+            try:
+                sha256, files = await asyncio.to_thread(hash_model_folder, folder)
+            except OSError as error:
+                raise Invalid.at("/source/path", "model_invalid", f"{folder} cannot be read: {error}") from None
             model.status, model.sha256 = "ready", sha256
             model.files = [file.model_dump() for file in files]
     session.add(model)
@@ -77,7 +80,10 @@ def allowed_folder(path: str, settings: ModelsSettings) -> Path:
         raise Invalid.at(
             "/source/path", "path_not_absolute", f"give an absolute path; '{path}' depends on where the server runs"
         )
-    folder = given.resolve()
+    try:
+        folder = given.resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: links that lead in a circle
+        raise Invalid.at("/source/path", "model_invalid", f"'{path}' cannot be read: {error}") from None
     roots = [root.resolve() for root in settings.roots]
     if not any(folder.is_relative_to(root) for root in roots):
         names = ", ".join(str(root) for root in roots)

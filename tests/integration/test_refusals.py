@@ -1,5 +1,6 @@
 """Bad input: one clear error at the earliest moment, nothing half-made; a job that cannot be served fails with a code."""
 
+import json
 import shutil
 
 import pytest
@@ -121,6 +122,7 @@ def test_a_model_that_cannot_be_loaded(bench, api, stack):
     bench.model()
     broken = stack.folder / "unloadable"
     shutil.copytree(stack.folder / "bench-model-0", broken, dirs_exist_ok=True)
-    (broken / "model.safetensors").write_bytes(b"not safetensors")
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps({**config, "hidden_size": 2 * config["hidden_size"]}))
     model = api.register_model("m", {"path": str(broken)})["id"]
     assert "cannot be loaded" in failed(bench, "model_invalid", model=model)

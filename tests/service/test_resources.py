@@ -190,14 +190,66 @@ def test_a_model_is_its_files(api, model_folder):
     assert model["config"]["model_type"] == "llama"
 
 
+def write_anything(folder):
+    (folder / "model.safetensors").write_bytes(b"not safetensors")
+
+
+def cut_the_end(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def claim_a_huge_header(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(b"\xff" * 8 + path.read_bytes()[8:])
+
+
+def name_a_missing_shard(folder):
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00002-of-00002.safetensors"}}')
+
+
+def break_the_tokenizer(folder):
+    (folder / "tokenizer.json").write_text('{"model": ')
+
+
+def make_a_list_of_the_config(folder):
+    (folder / "config.json").write_text("[]")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (write_anything, "no safetensors file"),
+        (cut_the_end, "cut off or damaged"),
+        (claim_a_huge_header, "no safetensors file"),
+        (name_a_missing_shard, "model-00002-of-00002.safetensors"),
+        (break_the_tokenizer, "tokenizer.json cannot be read"),
+        (make_a_list_of_the_config, "config.json is no JSON object"),
+    ],
+)
+def test_a_model_that_cannot_be_read_is_refused_when_it_is_registered(api, stack, model_folder, damage, said):
+    folder = stack.folder / f"unreadable-{damage.__name__}"
+    shutil.copytree(model_folder, folder)
+    damage(folder)
+    before = len(list(api.pages("/v1/models", limit=1000)))
+    with pytest.raises(ApiError) as caught:
+        api.post("/v1/models", {"name": "m", "source": {"path": str(folder)}})
+    assert (caught.value.status, caught.value.code) == (422, "model_invalid")
+    assert said in caught.value.message
+    assert len(list(api.pages("/v1/models", limit=1000))) == before
+
+
 def test_models_that_are_refused(api, stack, model_folder):
     broken = stack.folder / "broken-model"
     shutil.copytree(model_folder, broken, dirs_exist_ok=True)
+    circle = stack.folder / "circle"
+    circle.symlink_to(circle)
     cases = [
         ({"path": "/etc"}, "path_not_allowed"),
         ({"path": "models"}, "path_not_absolute"),
         ({"path": f"{stack.folder}/../../../etc"}, "path_not_allowed"),
         ({"path": str(stack.folder / "nowhere")}, "model_invalid"),
+        ({"path": str(circle)}, "model_invalid"),
         ({}, "one_of"),
         ({"path": "/a", "hub": "b"}, "one_of"),
         ({"checkpoint": "ckpt_none"}, "not_found"),
