@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +12,15 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 import yaml
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Table
 
 from service.client import GrapeClient
+
+SHORTEST = 8
+"""Characters to which a column may be cut."""
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 OK, REFUSED, USAGE, UNREACHABLE, JOB_FAILED = 0, 1, 2, 3, 4
 
@@ -67,13 +73,37 @@ def show_list(values: list[dict[str, Any]], as_json: bool, columns: Sequence[str
     if as_json:
         print_json(values)
         return
-    table = Table(box=None)
-    for column in columns:
-        is_id = column == "id" or column.endswith("_id")
-        table.add_column(column.split(".")[-1], overflow="fold", no_wrap=is_id)  # an id is there to be copied
-    for value in values:
-        table.add_row(*(_text(_pick(value, column)) for column in columns))
-    out.print(table if values else "nothing yet")
+    if not values:
+        out.print("nothing yet")
+        return
+    for line in table_lines(values, columns, out.width if out.is_terminal else None):
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def table_lines(values: Sequence[dict[str, Any]], columns: Sequence[str], width: int | None) -> list[str]:
+    """A header and one line per value. Beyond `width` the longest texts are cut short; ids never, they are there to be copied."""
+    rows = [[column.split(".")[-1] for column in columns]]
+    rows += [[_short(_pick(value, column)) for column in columns] for value in values]
+    widths = [max(cell_len(row[k]) for row in rows) for k in range(len(columns))]
+    may_shrink = [k for k, column in enumerate(columns) if column != "id" and not column.endswith("_id")]
+    while width is not None and sum(widths) + 2 * (len(widths) - 1) > width:
+        longest = max(may_shrink, key=lambda k: widths[k], default=None)
+        if longest is None or widths[longest] <= SHORTEST:
+            break
+        widths[longest] -= 1
+    return ["  ".join(_cell(text, size) for text, size in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _cell(text: str, size: int) -> str:
+    return set_cell_size(text, size) if cell_len(text) <= size else set_cell_size(text, size - 1) + "…"
+
+
+def _short(value: Any) -> str:
+    """A value in a table: a time to the second, a number to four digits, a text on one line."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(_text(value).split()))
+    return f"{text[:10]} {text[11:19]}" if _TIME.fullmatch(text) else text
 
 
 def print_json(value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -153,7 +154,9 @@ def events(
             if as_json:
                 print_json(row)
             else:
-                out.print(row["seq"], row["created_at"], row["type"], row["data"] or "", highlight=False, markup=False)
+                data = json.dumps(row["data"], ensure_ascii=False) if row["data"] else ""
+                line = f"{row['seq']:>4}  {row['created_at']}  {row['type']}  {data}".rstrip()
+                out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @jobs.command("metrics")

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from examples.tiny_model import make_tiny_model
+from service.cli.common import table_lines
 
 
 @pytest.fixture
@@ -29,6 +30,22 @@ def grape(stack, tmp_path):
         return done
 
     return run
+
+
+def test_tables_have_a_line_per_row_and_whole_ids():
+    job = {
+        "id": "job_" + "0" * 26, "name": "a name\nof two lines " * 5, "created_at": "2026-11-25T09:03:05.613777Z", "x": {"y": 0.123456},
+    }  # fmt: skip
+    columns = ("id", "name", "x.y", "created_at", "absent")
+    header, line = table_lines([job], columns, None)
+    assert header.split() == ["id", "name", "y", "created_at", "absent"]
+    assert line.split("  ") == [job["id"], ("a name of two lines " * 5).strip(), "0.1235", "2026-11-25 09:03:05", "-"]
+    narrow = table_lines([job, job], columns, 80)
+    assert len(narrow) == 3
+    assert all(len(row) <= 80 for row in narrow)
+    assert all(row.startswith(job["id"] + "  a name") and "…" in row for row in narrow[1:])
+    assert table_lines([job], columns, 20)[1].startswith(job["id"])  # too narrow for anything: lines run on
+    assert table_lines([{"name": "\x1b[31mred"}], ("name",), None)[1] == "\ufffd[31mred"
 
 
 def as_json(done):
