@@ -68,6 +68,8 @@ class JobsSettings(_Group):
     retry_backoff_s: float = Field(2, ge=0)
     poll_s: float = Field(1.0, gt=0)
     run_dir: Path | None = None
+    waiting_children: int = Field(1, ge=1, le=16)
+    """Preloaded children that a training worker keeps ready; more than one is for many short jobs in a row."""
 
 
 class GradingSettings(_Group):

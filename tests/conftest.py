@@ -81,7 +81,8 @@ def database(cluster, database_name):
 @pytest.fixture(scope="session")
 def stack(open_folder):
     """The whole stack, as processes; leases are short so that deaths are noticed soon."""
-    running = RunningStack(open_folder / "stack")
+    # Most jobs of the tests are shorter than the imports of the child that runs the next one.
+    running = RunningStack(open_folder / "stack", {"GRAPE_JOBS__WAITING_CHILDREN": "2"})
     running.start()
     yield running
     running.stop(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Spawned training children: one waits, preloaded, for the next job.
+"""Spawned training children: one or more wait, preloaded, for the next job.
 
 A process that has used torch cannot be forked (the child hangs), and importing transformers takes seconds, so the child is
 started beforehand and told its job over a pipe. The kernel kills it when the thread that started it ends, therefore only the
@@ -113,43 +113,35 @@ class Child:
 
 @dataclass(slots=True)
 class Nursery:
-    """Keeps one child ready."""
+    """Keeps `size` children ready."""
 
     run_dir: Path | None
-    _waiting: Child | None = None
+    size: int = 1
+    _waiting: list[Child] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _retry_at: float = 0.0
 
     def tend(self) -> None:
-        """Have a child waiting. Called by the poll thread alone."""
+        """Have children waiting. Called by the poll thread alone."""
         with self._lock:
-            if self._waiting is not None and not self._waiting.alive():
-                log.error("a waiting child ended with code %s:\n%s", self._waiting.process.returncode, self._said())
-                self._waiting = None
+            for child in [child for child in self._waiting if not child.alive()]:
+                log.error("a waiting child ended with code %s:\n%s", child.wait(), _said(child))
+                self._waiting.remove(child)
                 self._retry_at = time.monotonic() + 5
-            if self._waiting is None and time.monotonic() >= self._retry_at:
-                self._waiting = Child.spawn()
-
-    def _said(self) -> str:
-        assert self._waiting is not None
-        lines = []
-        while not self._waiting.output.empty():
-            lines.append(self._waiting.output.get_nowait())
-        return "".join(lines[-40:])
+            while len(self._waiting) < self.size and time.monotonic() >= self._retry_at:
+                self._waiting.append(Child.spawn())
 
     def take(self) -> Child | None:
-        """The waiting child, if it is ready; it belongs to the caller from now on."""
+        """A waiting child that is ready; it belongs to the caller from now on."""
         with self._lock:
-            child = self._waiting
-            if child is None or not child.ready.is_set() or not child.alive():
-                return None
-            self._waiting = None
+            child = next((child for child in self._waiting if child.ready.is_set() and child.alive()), None)
+            if child is not None:
+                self._waiting.remove(child)
             return child
 
     def has_one(self) -> bool:
         """Whether `take` would give one."""
-        child = self._waiting
-        return child is not None and child.ready.is_set() and child.alive()
+        return any(child.ready.is_set() and child.alive() for child in list(self._waiting))
 
     def announce(self, child: Child) -> None:
         """Say that this child runs a job."""
@@ -165,9 +157,16 @@ class Nursery:
             (self.run_dir / f"{child.pid}.json").unlink(missing_ok=True)
 
     def close(self) -> None:
-        """End the waiting child."""
+        """End the waiting children."""
         with self._lock:
-            if self._waiting is not None:
-                self._waiting.kill()
-                self._waiting.wait()
-                self._waiting = None
+            for child in self._waiting:
+                child.kill()
+                child.wait()
+            self._waiting.clear()
+
+
+def _said(child: Child) -> str:
+    lines = []
+    while not child.output.empty():
+        lines.append(child.output.get_nowait())
+    return "".join(lines[-40:])
