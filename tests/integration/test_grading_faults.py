@@ -44,7 +44,7 @@ def test_cancel_is_final_and_keeps_what_is_finished(bench, judge, api):
 def test_the_grading_worker_is_killed_in_mid_grading(bench, stack, judge, api):
     """Another goes on: the same results as undisturbed, every text once, and no finished group is asked again."""
     judge.answer = slow
-    rubric = bench.rubric(SHORT, bench.judged(bench.judge(judge, concurrency=8)))
+    rubric = bench.rubric(SHORT, bench.judged(bench.judge(judge, concurrency=8, cache=False)))
     texts = many(160)
     quiet, expected = grade(api, {"rubric": {"id": rubric}, "texts": texts})
     asked = len(judge.questions)
