@@ -17,6 +17,7 @@ from service.db.queries import cell_work as queries
 from service.db.queries import cells as cell_queries
 from service.domain.grade import Cell
 from service.domain.judge import JudgeConfig, JudgeLimits
+from service.domain.pinned import pinned_version
 from service.domain.rubric import RubricContent
 from workers.runs.cells import CellWork, channel
 
@@ -44,9 +45,9 @@ class Owner:
     contents: dict[str, RubricContent] = field(default_factory=dict)
 
     def content(self, name: str) -> RubricContent:
-        """One of its rubrics."""
+        """One of its rubrics' versions."""
         if name not in self.contents:
-            self.contents[name] = RubricContent.model_validate(self.resolved[name]["content"])
+            self.contents[name] = RubricContent.model_validate(pinned_version(self.resolved, name)["content"])
         return self.contents[name]
 
 
