@@ -7,6 +7,10 @@ from typing import Any
 
 import jsonschema
 import regex
+from jsonschema_specifications import REGISTRY
+from referencing import Resource
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
 
 from service.domain.grader import JsonSchemaGrader, JudgeGrader, RegexGrader, parts_of
 from service.domain.rubric import Criterion
@@ -59,3 +63,24 @@ def _faults(grader: Any) -> Iterator[tuple[str, str, str]]:
             jsonschema.Draft202012Validator.check_schema(grader.schema_)
         except jsonschema.SchemaError as error:
             yield "schema", "invalid_schema", f"this is no JSON schema (draft 2020-12): {error.message}"
+        else:
+            for ref in _dangling_refs(grader.schema_):
+                yield "schema", "invalid_schema", f"'$ref': '{ref}' is not in this schema, and nothing is fetched"
+
+
+def _dangling_refs(schema: Any) -> Iterator[str]:
+    """The references of a schema that lead out of it (to a server, or nowhere)."""
+    root: Resource[Any] = Resource.from_contents(schema, default_specification=DRAFT202012)
+    # Unknown URLs raise: a registry without `retrieve` fetches nothing.
+    resolver = REGISTRY.with_resource(root.id() or "", root).crawl().resolver_with_root(root)
+    waiting = [(root, resolver)]
+    while waiting:
+        here, resolver = waiting.pop()
+        found = here.contents if isinstance(here.contents, dict) else {}
+        for ref in (found.get("$ref"), found.get("$dynamicRef")):
+            if isinstance(ref, str):
+                try:
+                    resolver.lookup(ref)
+                except Unresolvable:
+                    yield ref
+        waiting.extend((inner, resolver.in_subresource(inner)) for inner in here.subresources())

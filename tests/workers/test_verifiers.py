@@ -1,10 +1,13 @@
 """Verifiers: what hits, what misses, what cannot be read, and whose fault a failure is."""
 
+import http.server
+import threading
 import time
 
 import pytest
 
 from service.domain.rubric import Criterion
+from service.grader_checks import grader_faults
 from workers.graders.verifiers import VERIFIERS, verify
 
 PROMPT = {"reference": "42", "category": None, "metadata": {"word": "Pear", "big": 10**30, "list": [1]}, "messages": []}
@@ -79,6 +82,47 @@ def test_what_cannot_be_read_is_bad_under_either_polarity(grader, text, polarity
     found = cell(grader, text, polarity)
     assert (found.status, found.score) == ("ok", 0.0)
     assert found.reason
+
+
+def test_a_schema_makes_nobody_fetch_anything():
+    """A reference to a server is the author's fault, and no request from inside the network (jsonschema's default sends one)."""
+    asked = []
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = f"http://127.0.0.1:{server.server_port}/schema"
+        found = cell({"type": "json_schema", "schema": {"$ref": place}}, "{}")
+        server.shutdown()
+    assert (found.status, found.score, asked) == ("infra_error", None, [])
+    assert place in found.reason
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$defs": {"n": {"type": "integer"}}, "properties": {"a": {"$ref": "#/$defs/n"}}},
+        {
+            "$id": "urn:tree",
+            "type": "object",
+            "properties": {"a": {"$anchor": "n", "type": "integer"}, "b": {"$ref": "#n"}},
+        },
+        {"$ref": "https://json-schema.org/draft/2020-12/schema"},
+    ],
+)
+def test_references_inside_a_schema_are_no_fault(schema):
+    criterion = Criterion.model_validate({"key": "k", "weight": 1, "grader": {"type": "json_schema", "schema": schema}})
+    assert grader_faults([criterion], "") == []
+    assert cell({"type": "json_schema", "schema": schema}, "{}").status == "ok"
 
 
 GRADERS_FAULT = [

@@ -16,6 +16,7 @@ from typing import Any
 import jsonschema
 import regex
 from jsonschema.validators import extend
+from jsonschema_specifications import REGISTRY
 from referencing.exceptions import Unresolvable
 
 from service.domain.base import canonical_json
@@ -284,7 +285,8 @@ _Validator: Any = extend(  # type: ignore[no-untyped-call]
 
 @lru_cache(maxsize=256)
 def _validator(schema: str) -> Any:
-    return _Validator(json.loads(schema))
+    # With a registry of its own, a validator fetches nothing: jsonschema's default one opens any URL that a schema names.
+    return _Validator(json.loads(schema), registry=REGISTRY)
 
 
 VERIFIERS: dict[str, Callable[[Any, Mapping[str, Any], str], Finding]] = {
