@@ -25,6 +25,10 @@ Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+PLAIN_FIELDS = ("min_coverage", "max_null_share", "prompt_criteria_weight")
+"""The fields of `aggregation` that plain rewards know."""
+
+
 class PlainRewardConfig(Value):
     """What the three share. Of `aggregation` only what concerns plain rewards: coverage and nulls."""
 
@@ -35,9 +39,8 @@ class PlainRewardConfig(Value):
 
     @model_validator(mode="after")
     def _plain(self) -> PlainRewardConfig:
-        allowed = {"min_coverage", "max_null_share", "prompt_criteria_weight"}
         given = {name for name, value in self.aggregation if value is not None}
-        for name in sorted(given - allowed):
+        for name in sorted(given - set(PLAIN_FIELDS)):
             if (name, getattr(self.aggregation, name)) not in (("weighting", "uniform"), ("on_subject_null", "impute")):
                 message = "this algorithm trains on plain rewards, which know no confidence; use 'grape' for that"
                 refuse((("aggregation", name), "invalid_option", message))

@@ -8,6 +8,7 @@ from service.domain.algorithm import EvaluateConfig, GrpoConfig, OnPolicyConfig,
 from service.domain.criteria import criterion_weights
 from service.domain.job import JobSpec
 from service.domain.pinned import common
+from service.domain.policy_gradient import PLAIN_FIELDS, PlainRewardConfig
 from service.domain.rubric import DEFAULT_AGGREGATION, Aggregation, RubricContent
 from service.errors import Invalid
 
@@ -19,9 +20,9 @@ def aggregations(spec: JobSpec, contents: Mapping[str, RubricContent]) -> dict[s
 
 def _of(spec: JobSpec, content: RubricContent) -> Aggregation:
     found = content.aggregation.over(DEFAULT_AGGREGATION)
-    if isinstance(spec.algorithm, GrpoConfig):
+    if isinstance(spec.algorithm, GrpoConfig | PlainRewardConfig):
         found = Aggregation(weighting="uniform").over(found)
-    if isinstance(spec.algorithm, OnPolicyConfig | EvaluateConfig):
+    if isinstance(spec.algorithm, OnPolicyConfig | PlainRewardConfig | EvaluateConfig):
         return spec.algorithm.aggregation.over(found)
     return found
 
@@ -29,11 +30,15 @@ def _of(spec: JobSpec, content: RubricContent) -> Aggregation:
 def with_aggregation(spec: JobSpec, trained: list[Aggregation]) -> JobSpec:
     """The spec with the options that its rubrics agree on, so that what is stored says what happened.
 
-    Where authors differ and the job says nothing, the field stays null, and each rubric's own value stands beside it.
+    Where authors differ and the job says nothing, the field stays null, and each rubric's own value stands beside it. Algorithms
+    that train on plain rewards keep the fields that concern those.
     """
-    if not isinstance(spec.algorithm, OnPolicyConfig | EvaluateConfig) or not trained:
+    if not isinstance(spec.algorithm, OnPolicyConfig | PlainRewardConfig | EvaluateConfig) or not trained:
         return spec
-    return spec.model_copy(update={"algorithm": spec.algorithm.model_copy(update={"aggregation": common(trained)})})
+    agreed = common(trained)
+    if isinstance(spec.algorithm, PlainRewardConfig):
+        agreed = Aggregation.model_validate(agreed.model_dump(include=set(PLAIN_FIELDS)))
+    return spec.model_copy(update={"algorithm": spec.algorithm.model_copy(update={"aggregation": agreed})})
 
 
 def check_options(spec: JobSpec, aggregation: Aggregation, content: RubricContent, votes: Mapping[str, int]) -> None:

@@ -31,6 +31,21 @@ def test_what_needs_something_of_the_rubric(bench, judge, api):
     api.post(f"/v1/jobs/{job['id']}/cancel")
 
 
+def test_what_an_author_says_is_inherited_field_by_field(bench, api):
+    author = {"aggregation": {"min_coverage": 0.8, "max_null_share": 0.3, "weighting": "inverse_variance"}}
+    for kind, algorithm, expected in (
+        ("grape", {"aggregation": {"min_coverage": 0.4, "weighting": "uniform"}}, (0.4, 0.3, "uniform")),
+        ("grpo", {}, (0.8, 0.3, "uniform")),
+        ("reinforce", {"aggregation": {"max_null_share": 0.2}}, (0.8, 0.2, None)),
+    ):
+        job = api.post(
+            "/v1/jobs", bench.spec(kind, rubric=bench.rubric(**author), algorithm={"type": kind, **algorithm})
+        )
+        own = job["algorithm"]["aggregation"]
+        assert (own["min_coverage"], own["max_null_share"], own["weighting"]) == expected
+        api.post(f"/v1/jobs/{job['id']}/cancel")
+
+
 def test_the_benchmarks_score_is_not_trained_on(bench, api):
     """Not even where the author's default says so; `grpo` weighs uniformly whatever the author says, and `evaluate` may."""
     author = {"aggregation": {"weighting": "healthbench"}}

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from service.domain.rubric import Aggregation
 from service.domain.scoring import ScoredCompletion, ScoredGroup
 from tests.support.training import Grader, gradient, run_of, spec_of, weights
 from workers.advantages.plain import overlong_penalty, subtract_baseline
@@ -144,6 +145,22 @@ def test_a_completion_of_which_too_little_is_known_is_in_no_denominator(tiny_fol
     _, batch = collected(policy, spec, grader)
     assert len(batch.tokens_B_T) == batch.sequences_in_step == 9
     assert batch.tokens_in_step == sum(len(t) for t in batch.tokens_B_T)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_coverage_that_is_needed_is_the_rubric_authors_where_the_job_says_nothing(tiny_folder, load, kind):
+    """Coverage 2/3 of a completion whose judge failed: enough by default, not under a rubric that asks for .9."""
+    policy = load(tiny_folder, value="shared" if kind == "ppo" else None, reference=kind == "ppo")
+    once = {"inner_epochs": 1} if kind == "ppo" else {}
+    run = run_of(
+        policy,
+        spec_of(kind, algorithm=once, training={"steps": 2}),
+        grader=Grader(fails=lambda step, index: step == 2 and index == 2),
+    )
+    run.environment.aggregations = {"": Aggregation(min_coverage=0.9)}
+    run.go()
+    groups = next(groups for step, _, groups in run.recorder.groups if step == 2)
+    assert [[c.member for c in group.scored.completions] for group in groups] == [[True, True, False, True]] * 3
 
 
 def test_masked_truncation_is_the_batch_without_those_rows(tiny_folder, load):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from service.domain.job import JobSpec
 from service.domain.policy_gradient import PlainRewardConfig
-from service.domain.rubric import DEFAULT_AGGREGATION
+from service.domain.rubric import DEFAULT_AGGREGATION, Aggregation
 from workers.advantages.plain import Baseline, mean_reward, overlong_penalty, plain_scores, subtract_baseline
 from workers.advantages.report import rollout_metrics
 from workers.algorithms.base import Algorithm, Environment
@@ -23,9 +23,13 @@ class PlainReward(Algorithm):
         super().__init__(spec)
         assert isinstance(spec.algorithm, PlainRewardConfig)
         self.truncated = spec.algorithm.truncated
-        aggregation = spec.algorithm.aggregation.over(DEFAULT_AGGREGATION)
-        assert aggregation.min_coverage is not None
-        self.min_coverage: float = aggregation.min_coverage
+        self.aggregation = spec.algorithm.aggregation.over(DEFAULT_AGGREGATION)
+
+    def min_coverage(self, of_rubric: Aggregation | None) -> float:
+        """What a completion needs to be rewarded: the job's word, else the rubric author's."""
+        found = (of_rubric or self.aggregation).min_coverage
+        assert found is not None
+        return found
 
     @property
     def temperature(self) -> float:
@@ -48,7 +52,7 @@ class PlainReward(Algorithm):
                 plain_scores(
                     group,
                     environment.past(group.rubric),
-                    self.min_coverage,
+                    self.min_coverage(environment.aggregations.get(group.rubric)),
                     [penalty(len(completion.tokens)) for completion in group.completions],
                 )
                 for group in groups
