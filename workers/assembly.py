@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def _scorer(materials: Materials) -> RewardScorer:
         known = pinned[model_id]["normalisation"]
         return UNNORMALISED if known is None else Normalisation.model_validate(known)
 
-    scorer = RewardScorer(materials.model_files, constants, Shelf())
+    scorer = RewardScorer(cache(materials.model_files), constants, Shelf())
     for model_id, model in pinned.items():
         if model["kind"] == "reward":
             scorer.load(model_id)

@@ -44,6 +44,7 @@ async def create_grading(session: AsyncSession, caller: Caller, spec: GradingSpe
         named = given.named
     if content is not None and not spec.reuse_cells:
         resolved.update(await pin_graders(session, project, [content], named=named))
+        _require_registered(resolved["models"])
     grading = queued(grading_id, project, source, resolved, reuse_cells=spec.reuse_cells)
     grading.cells = given.cells if given is not None else None
     session.add(grading)
@@ -56,6 +57,14 @@ async def create_grading(session: AsyncSession, caller: Caller, spec: GradingSpe
     await session.execute(queries.wake(grading_id))
     await session.refresh(grading)
     return grading
+
+
+def _require_registered(models: dict[str, Any]) -> None:
+    """A job waits for a model that is still being registered; a grading would give cells that failed."""
+    for model_id, pinned in models.items():
+        if pinned["sha256"] is None:
+            message = f"model '{model_id}' is still being registered; grade when its status is ready"
+            raise Invalid.at("/rubric", "model_registering", message)
 
 
 def queued(

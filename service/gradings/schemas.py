@@ -35,6 +35,7 @@ class GradingOut(BaseModel):
     error: GradingError | None
     rubric: dict[str, Any] | None
     judges: dict[str, int]
+    models: dict[str, Any]
     source: dict[str, Any]
     aggregation: dict[str, Any]
     reuse_cells: bool
@@ -56,6 +57,7 @@ class GradingOut(BaseModel):
             error=GradingError(**row.error) if row.error else None,
             rubric={name: rubric[name] for name in ("id", "version", "hash")} if rubric else None,
             judges=resolved["judges"],
+            models=resolved.get("models", {}),
             aggregation=resolved["aggregation"],
             progress=GradingProgress(cells=row.cells, done=row.done, failed=row.failed),
             **{name: getattr(row, name) for name in same},

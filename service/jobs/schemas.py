@@ -41,6 +41,8 @@ class JobOut(BaseModel):
     data: dict[str, Any]
     rubric: dict[str, Any] | None
     judges: dict[str, int]
+    models: dict[str, Any]
+    """Models that grade, by id: kind, sha256 and a reward model's constants, as they were pinned."""
     rollout: dict[str, Any]
     training: dict[str, Any]
     evaluation: dict[str, Any] | None
@@ -80,6 +82,7 @@ class JobOut(BaseModel):
             data={kind: snapshot for kind, snapshot in resolved["data"].items() if kind != "evaluation"},
             rubric=_rubric(PinnedRubrics.of(resolved), row.spec.get("rubric")),
             judges=resolved["judges"],
+            models=resolved.get("models", {}),
             evaluation=evaluation,
             priority=row.priority,
             metadata=row.metadata_,

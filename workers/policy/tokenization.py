@@ -103,7 +103,8 @@ def encode_scored(
     if plain and (not tokenizer.chat_template or (as_demonstration and written)):
         start = encode_prompt(tokenizer, "\n\n".join(message["content"] for message in messages), eos_ids)
         ids = tokenizer(completion, add_special_tokens=False)["input_ids"]
-        return [*start, *ids, _own_eos(tokenizer, eos_ids)]
+        end = [_own_eos(tokenizer, eos_ids)] if eos_ids else []
+        return [*start, *ids, *end]
     turns = [Message(role=m["role"], content=m["content"]) for m in messages]
     turns.append(Message(role="assistant", content=completion))
     if as_demonstration:
