@@ -70,7 +70,7 @@ def test_a_request_as_a_file(grape, rubric, tmp_path):
 
 def test_try(grape, rubric, tmp_path):
     table = grape("rubric", "try", rubric, "a", "longer text", "--prompt", "p").stdout
-    assert "1.0" in table
+    assert "0.7071" in table  # ±½·√2: two rewards 1 and 0 over their deviation
     assert "longer text" in table
     (tmp_path / "try.json").write_text(json.dumps({"prompt": {"prompt": "p"}, "completions": ["a"]}))
     (row,) = json.loads(grape("rubric", "try", rubric, "--file", "try.json", "--version", "1", "--json").stdout)
