@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from service.db.engine import Database
 from service.db.queries import cells as queries
 from service.db.queries import jobs as job_queries
-from service.db.tables import CellRequest, Grading, Job, Model, Outbox
+from service.db.tables import CellRequest, Grading, Job, Judge, JudgeRevision, Model, Outbox
 from service.domain.grade import Cell
 from service.domain.ids import new_id
 from service.domain.pinned import pinned_version
@@ -196,6 +196,11 @@ class CellWork:
         """A registered model."""
         with self.database.transaction() as session:
             return session.get_one(Model, model_id)
+
+    def judge(self, judge_id: str, revision: int) -> tuple[Judge, JudgeRevision]:
+        """A judge as it is now, and the revision that the owner has pinned."""
+        with self.database.transaction() as session:
+            return session.get_one(Judge, judge_id), session.get_one(JudgeRevision, (judge_id, revision))
 
     def answer(self, batch: ClaimedBatch, answers: Sequence[tuple[int, Cell]]) -> None:
         """Store cells, if the claim still holds and nobody has."""
