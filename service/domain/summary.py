@@ -39,7 +39,11 @@ class Summary:
         self.signals[signal] += 1
 
     def completion(self, **numbers: float | None) -> None:
-        """One more completion, with its plain reward, audit, coverage and so on; nulls are left out of the means."""
+        """One more completion, with its plain reward, audit, coverage and so on; nulls are left out of the means.
+
+        A reward is compared within its group alone, so its mean is asked for only under `healthbench`, whose reward is the
+        benchmark's own score and stands alone.
+        """
         self.completions += 1
         for name, number in numbers.items():
             kept = self.values[name]

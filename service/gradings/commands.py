@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -11,15 +11,15 @@ from service.db.queries import grading_items as item_queries
 from service.db.queries import gradings as queries
 from service.db.queries import jobs as job_queries
 from service.db.tables import Grading
-from service.domain.criteria import criterion_weights
+from service.domain.criteria import NO_VOTES, criterion_weights
 from service.domain.grading import TEXTS_PER_ROW, GradingSpec, scoring_options
 from service.domain.ids import new_id
-from service.domain.rubric import DEFAULT_AGGREGATION, Aggregation, RubricContent
+from service.domain.rubric import DEFAULT_AGGREGATION, Aggregation, Criterion, RubricContent
 from service.domain.scoring import mismatches
 from service.errors import Invalid, NotFound
 from service.gradings.texts import GivenTexts
 from service.operation import Caller
-from service.pins import pin_graders, pin_rubric, pin_snapshot
+from service.pins import pin_graders, pin_rubric, pin_snapshot, votes_of
 
 REPORTED = 100
 
@@ -45,6 +45,8 @@ async def create_grading(session: AsyncSession, caller: Caller, spec: GradingSpe
     if content is not None and not spec.reuse_cells:
         resolved.update(await pin_graders(session, project, [content], named=named))
         _require_registered(resolved["models"])
+        votes = await votes_of(session, resolved["judges"])
+        check_options(aggregation, [content.criteria, *(given.criteria if given is not None else ())], votes)
     grading = queued(grading_id, project, source, resolved, reuse_cells=spec.reuse_cells)
     grading.cells = given.cells if given is not None else None
     session.add(grading)
@@ -97,9 +99,15 @@ def queued(
 def aggregate_by(content: RubricContent, wanted: Aggregation) -> Aggregation:
     """The request's options over the author's over the defaults; 422 for what the rubric's criteria do not allow."""
     aggregation = wanted.over(content.aggregation.over(DEFAULT_AGGREGATION))
-    for problem in mismatches(scoring_options(aggregation), criterion_weights(content.criteria)):
-        raise Invalid.at(f"/{'/'.join(problem.place)}", "invalid_option", problem.message)
+    check_options(aggregation, [content.criteria], NO_VOTES)
     return aggregation
+
+
+def check_options(aggregation: Aggregation, lists: Iterable[Sequence[Criterion]], votes: Mapping[str, int]) -> None:
+    """422 for options that these lists of criteria do not allow. `votes`: each judge's own number, where it is known."""
+    for criteria in lists:
+        for problem in mismatches(scoring_options(aggregation), criterion_weights(criteria, votes)):
+            raise Invalid.at(f"/{'/'.join(problem.place)}", "invalid_option", problem.message)
 
 
 async def _source(

@@ -11,12 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db.queries import grading_items as item_queries
 from service.db.tables import Grading
-from service.domain.criteria import criteria_of, criterion_weights, needs_of
+from service.domain.criteria import criteria_of, needs_of
 from service.domain.dataset import PromptRow, prompt_view
 from service.domain.grader import JudgeGrader, RewardModelGrader, parts_of
-from service.domain.grading import prompt_key, scoring_options
+from service.domain.grading import prompt_key
 from service.domain.rubric import Aggregation, Criterion, RubricContent
-from service.domain.scoring import mismatches
 from service.errors import Invalid
 from service.grader_checks import grader_faults
 
@@ -88,8 +87,11 @@ class GivenTexts:
                     wanted = name.removeprefix("prompt.")
                     message = f"the prompt has no '{wanted}', which criterion '{criterion.key}' needs"
                     raise Invalid.at(f"{place}/{wanted.replace('.', '/')}", "missing", message)
-        for problem in mismatches(scoring_options(self.aggregation), criterion_weights(criteria)):
-            raise Invalid.at(f"/{'/'.join(problem.place)}", "invalid_option", problem.message)
+
+    @property
+    def criteria(self) -> list[list[Criterion]]:
+        """What each of the prompts is graded on."""
+        return [criteria for _, criteria in self._prompts.values()]
 
     async def store(self, session: AsyncSession, grading: Grading) -> None:
         """As the grading's items."""

@@ -19,10 +19,10 @@ from service.domain.grading import TryIn
 from service.domain.ids import new_id
 from service.domain.rubric import RubricContent
 from service.errors import GatewayTimeout, GrapeError, Invalid, Unavailable
-from service.gradings.commands import aggregate_by, queued
+from service.gradings.commands import aggregate_by, check_options, queued
 from service.gradings.texts import GivenTexts
 from service.operation import Caller
-from service.pins import pin_graders
+from service.pins import pin_graders, votes_of
 from service.services import Services
 
 POLL_S = 0.05
@@ -41,11 +41,9 @@ async def try_version(
     for text in body.completions:
         given.add(body.prompt, text, None, "/prompt")
     pinned = {"id": version.rubric_id, "version": version.version, "hash": version.hash, "content": version.graded_by}
-    resolved = {
-        "rubric": pinned,
-        **await pin_graders(session, caller.project_id, [content], named=given.named),
-        "aggregation": aggregation.model_dump(exclude_none=True),
-    }
+    graders = await pin_graders(session, caller.project_id, [content], named=given.named)
+    check_options(aggregation, given.criteria, await votes_of(session, graders["judges"]))
+    resolved = {"rubric": pinned, **graders, "aggregation": aggregation.model_dump(exclude_none=True)}
     grading = queued(given.grading_id, caller.project_id, {"texts": len(given.texts)}, resolved, purpose="try")
     grading.cells = given.cells
     session.add(grading)

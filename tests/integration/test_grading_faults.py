@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 
-from service.client import GrapeClient
+from service.client import ApiError, GrapeClient, Unreachable
 from tests.support.gradings import SHORT, ended, grade, results
 from tests.support.judge import verdict
 from tests.support.stack import wait_for
@@ -69,6 +69,24 @@ def test_the_grading_worker_is_killed_in_mid_grading(bench, stack, judge, api):
     assert done["progress"] == quiet["progress"]
     again = Counter(question.answer for question in judge.questions[asked:])
     assert sum(again.values()) <= 160 + 2 * 16  # what was in flight, twice
+
+
+def test_postgres_is_killed_in_mid_grading(bench, stack, judge, api):
+    judge.answer = slow
+    rubric = bench.rubric(SHORT, bench.judged(bench.judge(judge, concurrency=8)))
+    grading = api.post("/v1/gradings", {"rubric": {"id": rubric}, "texts": many(80)})["id"]
+    wait_for(lambda: results(api, grading, limit=100), 30, "results")
+    stack.kill("postgres")
+    wait_for(lambda: answers(api), 30, "the database is back")
+    assert ended(api, grading)["progress"] == {"cells": 160, "done": 160, "failed": 0}
+    assert [row["text"] for row in results(api, grading, limit=100)] == [item["text"] for item in many(80)]
+
+
+def answers(api):
+    try:
+        return api.get("/v1/gradings", limit=1)
+    except (ApiError, Unreachable):
+        return False
 
 
 def test_a_worker_that_is_asked_to_stop_gives_the_grading_back(bench, stack, judge, api):

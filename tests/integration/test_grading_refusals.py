@@ -110,3 +110,20 @@ def test_only_keys_with_the_scope_grade(bench, api):
             with pytest.raises(ApiError) as caught:
                 call()
             assert (caught.value.status, caught.value.code) == (403, "forbidden")
+
+
+def test_a_weighting_that_the_judges_cannot_serve_is_refused_before_anything_is_paid(bench, judge, api):
+    """The votes are the judge's own: the rubric says nothing of them."""
+    for votes, refused in ((1, True), (2, False)):
+        rubric = bench.rubric(bench.judged(bench.judge(judge, votes=votes)))
+        body = {"aggregation": {"weighting": "inverse_variance"}, "texts": [{"prompt": "p", "text": t} for t in "ab"]}
+        tried = {"aggregation": body["aggregation"], "prompt": "p", "completions": ["a", "b"]}
+        calls = (("/v1/gradings", {"rubric": {"id": rubric}, **body}), (f"/v1/rubrics/{rubric}/versions/1/try", tried))
+        for path, request in calls:
+            if not refused:
+                api.post(path, request)
+                continue
+            with pytest.raises(ApiError) as caught:
+                api.post(path, request)
+            assert caught.value.errors[0]["pointer"] == "/aggregation/weighting"
+            assert not judge.questions

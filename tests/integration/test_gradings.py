@@ -152,3 +152,31 @@ def test_a_judge_that_cannot_be_reached_gives_null_cells(bench, api):
     assert grading["summary"]["criteria"]["nice"]["nulls"] == {"infra_error": 3}
     assert len(results(api, grading["id"], criterion="nice", status="infra_error")) == 3
     assert results(api, grading["id"], criterion="short", status="infra_error") == []
+
+
+def test_stored_cells_under_other_weights_and_what_cannot_be(bench, judge, api):
+    judge.answer = lambda q: verdict(q, "nice" in q.answer, 0.3 if "?" in q.answer else 0.9)
+    nice = bench.judged(bench.judge(judge))
+    rubric = bench.rubric(HAS, nice, {**SHORT, "gate": {"mode": "cap", "threshold": 0.5, "cap": 0.5}})
+    version = {"criteria": [{**HAS, "weight": 1}, {**nice, "weight": 7}, {**AUDIT}]}
+    api.publish_version(rubric, version)
+    prompt = {"prompt": "p", "reference": "r"}
+    texts = [{"prompt": prompt, "text": text} for text in ("r nice", "r", "nice?")]
+    first, rows = grade(api, {"rubric": {"id": rubric, "version": 1}, "texts": texts})
+    asked = len(judge.questions)
+    again, anew = grade(api, {"grading": first["id"], "reuse_cells": True, "rubric": {"id": rubric, "version": 2}})
+    assert len(judge.questions) == asked
+    assert [row["source"] for row in anew] == [row["id"] for row in rows]
+    check_numbers(anew, [CriterionWeight("has", 1.0, judged=False), CriterionWeight("nice", 7.0)])
+    assert [{c["criterion"] for c in row["cells"]} for row in anew] == [{"has", "nice"}] * 3
+    assert again["summary"]["nulls"] == {"missing": 3}  # the audit criterion is new
+    assert again["progress"] == {"cells": 9, "done": 9, "failed": 3}
+    assert api.get(f"/v1/completions/{anew[0]['id']}") == anew[0]
+    assert len(results(api, again["id"], criterion="nice", status="ok")) == 3
+    assert results(api, again["id"], criterion="short") == []  # graded once, and no part of this version
+    made = api.post(
+        "/v1/gradings", {"grading": first["id"], "reuse_cells": True, "aggregation": {"weighting": "healthbench"}}
+    )
+    failed = ended(api, made["id"], expected="failed")
+    assert failed["error"]["code"] == "rubric_invalid"
+    assert "gate" in failed["error"]["message"]

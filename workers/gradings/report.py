@@ -19,7 +19,10 @@ def count_texts(summary: Summary, group: GroupWork) -> None:
     summary.group(group.scored.signal)
     for member, numbers in zip(group.members, group.scored.completions, strict=True):
         summary.completion(
-            plain_reward=numbers.plain_reward, audit=numbers.audit, coverage=numbers.coverage, reward=numbers.reward
+            plain_reward=numbers.plain_reward,
+            audit=numbers.audit,
+            coverage=numbers.coverage,
+            **group.by.own_score(numbers.reward),
         )
         for key, cell in member.cells.items():
             weight = weights[key]
@@ -37,10 +40,13 @@ def count_stored(held: HeldGrading, rubrics: Rubrics, summary: Summary) -> tuple
     for row in completions:
         groups[row.group_index] = row.signal
         own = by_completion.get(row.id, [])
-        criteria = criteria_for(rubrics.now(row.rubric_id, row.rubric_version), row.prompt)
+        by = rubrics.now(row.rubric_id, row.rubric_version)
+        criteria = criteria_for(by, row.prompt)
         weights = {weight.key: weight for weight in criterion_weights(criteria)}
         audit = _audit(list(weights.values()), own)
-        summary.completion(plain_reward=row.plain_reward, audit=audit, coverage=row.coverage, reward=row.reward)
+        summary.completion(
+            plain_reward=row.plain_reward, audit=audit, coverage=row.coverage, **by.own_score(row.reward)
+        )
         for cell in own:
             weight = weights[cell.criterion]
             summary.cell(weight.series, cell.status, cell.score, cell.confidence, weight.audit)

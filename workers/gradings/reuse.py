@@ -101,7 +101,7 @@ class Regrader:
                 plain_reward=numbers.plain_reward,
                 audit=audit_score(weights, own),
                 coverage=numbers.coverage,
-                reward=numbers.reward,
+                **plan.by.own_score(numbers.reward),
             )
         rows.add(number, plan.by, members, scored, reused)
 

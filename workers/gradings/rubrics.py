@@ -26,6 +26,10 @@ class GradedBy:
     aggregation: Aggregation
     options: ScoringOptions
 
+    def own_score(self, reward: float | None) -> dict[str, float | None]:
+        """The reward for the summary, where it means something outside its group."""
+        return {"reward": reward} if self.options.weighting == "healthbench" else {}
+
 
 @dataclass(slots=True)
 class Rubrics:
