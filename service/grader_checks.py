@@ -63,9 +63,14 @@ def _faults(grader: Any) -> Iterator[tuple[str, str, str]]:
             jsonschema.Draft202012Validator.check_schema(grader.schema_)
         except jsonschema.SchemaError as error:
             yield "schema", "invalid_schema", f"this is no JSON schema (draft 2020-12): {error.message}"
-        else:
-            for ref in _dangling_refs(grader.schema_):
-                yield "schema", "invalid_schema", f"'$ref': '{ref}' is not in this schema, and nothing is fetched"
+            return
+        try:
+            dangling = list(_dangling_refs(grader.schema_))
+        except ValueError as error:  # an address in it that cannot be taken apart
+            yield "schema", "invalid_schema", f"an '$id' or '$ref' of the schema is no address: {error}"
+            return
+        for ref in dangling:
+            yield "schema", "invalid_schema", f"'$ref': '{ref}' is not in this schema, and nothing is fetched"
 
 
 def _dangling_refs(schema: Any) -> Iterator[str]:

@@ -106,6 +106,7 @@ def test_validate_stores_nothing(api):
         ({"type": "json_schema", "schema": {"type": "objekt"}}, "/content/criteria/0/grader/schema"),
         ({"type": "json_schema", "schema": {"$ref": "http://127.0.0.1:9/x"}}, "/content/criteria/0/grader/schema"),
         ({"type": "json_schema", "schema": {"items": {"$ref": "#/$defs/gone"}}}, "/content/criteria/0/grader/schema"),
+        ({"type": "json_schema", "schema": {"$id": "http://[bad"}}, "/content/criteria/0/grader/schema"),
         ({"type": "numeric", "reference": "1", "extract": "regex:("}, "/content/criteria/0/grader/extract"),
         ({"type": "similarity", "metric": "meteor", "reference": "x"}, "/content/criteria/0/grader/metric"),
         (
