@@ -94,12 +94,14 @@ def test_importance_weights():
 
 @pytest.mark.parametrize("mode", ["truncated", "masked"])
 def test_a_correction_where_sampler_and_trainer_agree_changes_nothing(tiny_folder, load, mode):
-    results = []
+    # The gradient, not the weights after steps: Adam would hide a wrong scale and blow up rounding.
+    gradients = []
     for importance in ({"mode": "off"}, {"mode": mode, "cap": 1.5}):
         policy = load(tiny_folder)
-        run_of(policy, spec_of("reinforce", algorithm={"importance": importance})).go()
-        results.append(weights(policy))
-    assert torch.allclose(*results, atol=1e-5)
+        run, batch = collected(policy, spec_of("reinforce", algorithm={"importance": importance}))
+        gradients.append(gradient(policy, run.algorithm, batch))
+    assert gradients[0].abs().max() > 1e-3
+    assert torch.allclose(*gradients, rtol=1e-4, atol=1e-6)
 
 
 # --- one step ---
@@ -312,8 +314,10 @@ def test_fisher_products_are_derivatives_of_the_divergences_gradient(tiny_folder
 
 
 def test_a_region_that_no_step_fits_into_leaves_every_bit(tiny_folder, load):
+    # So small that the surrogate cannot change by a bit: at 1e-12 rounding alone decides, and it
+    # depends on the number of threads.
     spec = spec_of(
-        "trpo", algorithm={"max_kl": 1e-12, "line_search_steps": 1}, training={"steps": 1, "learning_rate": None}
+        "trpo", algorithm={"max_kl": 1e-30, "line_search_steps": 1}, training={"steps": 1, "learning_rate": None}
     )
     policy = load(tiny_folder)
     before = weights(policy)
