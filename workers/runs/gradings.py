@@ -23,7 +23,7 @@ from service.db.queries.rubrics import these_versions
 from service.db.tables import CellBatch, CellRequest, Grading, Outbox
 from service.domain.grade import Cell
 from service.domain.ids import new_id
-from workers.runs.held import OUTAGE_S, StaleFence
+from workers.runs.held import StaleFence, through_outage
 
 log = logging.getLogger(__name__)
 
@@ -140,15 +140,7 @@ class HeldGrading:
 
     def read(self, work: Callable[[Session], T]) -> T:
         """The same for reading, which needs no fence."""
-        deadline = time.monotonic() + OUTAGE_S
-        while True:
-            try:
-                with self.database.transaction() as session:
-                    return work(session)
-            except (OperationalError, InterfaceError):
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(1.0)
+        return through_outage(self.database, work)
 
     def reason(self, text: str | None) -> None:
         """What it waits for."""

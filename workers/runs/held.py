@@ -45,6 +45,19 @@ class Held:
     steps: int
 
 
+def through_outage(database: Database, work: Callable[[Session], T]) -> T:
+    """Run `work` in one transaction, again while the connection fails before the commit, up to `OUTAGE_S` seconds."""
+    deadline = time.monotonic() + OUTAGE_S
+    while True:
+        try:
+            with database.transaction() as session:
+                return work(session)
+        except (OperationalError, InterfaceError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1.0)
+
+
 class HeldJob:
     """Every method runs one transaction; an outage of the database is waited out up to `OUTAGE_S`."""
 
@@ -53,15 +66,7 @@ class HeldJob:
 
     def transact(self, work: Callable[[Session], T]) -> T:
         """Run `work` in a transaction, again if the connection fails before the commit."""
-        deadline = time.monotonic() + OUTAGE_S
-        while True:
-            try:
-                with self.database.transaction() as session:
-                    return work(session)
-            except (OperationalError, InterfaceError):
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(1.0)
+        return through_outage(self.database, work)
 
     def fenced(self, session: Session, **values: Any) -> Any:
         """Lock the row under our fence, with changes to it; `StaleFence` if it is no longer ours."""
