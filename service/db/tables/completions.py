@@ -101,6 +101,9 @@ class CellRow(Base):
     grading_id: Mapped[str | None]
     reply_format: Mapped[str | None]
     unasked: Mapped[int]
+    calls: Mapped[int | None]
+    cost_usd: Mapped[Double | None]
+    tokens_estimated: Mapped[bool]
 
 
 class CellBatch(Base):

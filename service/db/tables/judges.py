@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.db.tables.base import Base, Created, Double, Id, Json, Moment, ProjectId
+from service.db.tables.base import Base, Big, Created, Double, Id, Json, Moment, ProjectId
 
 
 class Judge(Base):
@@ -65,4 +65,36 @@ class EndpointShare(Base):
     timeout_s: Mapped[Double]
     demand: Mapped[int]
     slots: Mapped[int]
+    expires_at: Mapped[Moment]
+
+
+class JudgeSpending(Base):
+    """What one writer has counted of an owner's calls to a judge: a job's, a grading's, or (`owner_id` = `judge_id`) everybody's."""
+
+    __tablename__ = "judge_spending"
+
+    owner_id: Mapped[Id]
+    judge_id: Mapped[str] = mapped_column(ForeignKey("judges.id"), primary_key=True)
+    writer: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[ProjectId]
+    calls: Mapped[Big]
+    estimated: Mapped[Big]
+    tokens_in: Mapped[Big]
+    tokens_out: Mapped[Big]
+    cost_usd: Mapped[Double | None]
+    updated_at: Mapped[Created]
+
+
+class JudgeReservation(Base):
+    """What one worker has set aside of an owner's and a judge's budgets, until the lease ends."""
+
+    __tablename__ = "judge_reservations"
+
+    owner_id: Mapped[Id]
+    judge_id: Mapped[str] = mapped_column(ForeignKey("judges.id"), primary_key=True)
+    worker_id: Mapped[str] = mapped_column(primary_key=True)
+    process: Mapped[str | None]
+    calls: Mapped[Big]
+    cost_usd: Mapped[Double]
+    timeout_s: Mapped[Double]
     expires_at: Mapped[Moment]
