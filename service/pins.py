@@ -5,7 +5,7 @@ An id that the project does not have is 422 at its place in the body, the same f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from service.db.queries import rubrics as rubric_queries
 from service.db.tables import Judge, JudgeRevision
 from service.domain.base import escape
 from service.domain.dataset import Snapshot
+from service.domain.inherited import JudgeFacts, first_contradiction
 from service.domain.job import by_category
 from service.domain.pinned import ANY_CATEGORY, version_name
 from service.domain.rubric import RubricContent, RubricRef
@@ -174,7 +175,24 @@ async def _pin_judges(session: AsyncSession, project: str, wanted: Named) -> dic
     return {judge: pinned[judge] for judge in sorted(wanted)}
 
 
-async def votes_of(session: AsyncSession, judges: Mapping[str, int]) -> dict[str, int]:
-    """How many votes each pinned judge gives to criteria that do not say."""
-    found = await session.execute(judge_queries.votes(judges))
-    return {judge: int(votes) for judge, votes in found.tuples()}
+async def facts_of(session: AsyncSession, judges: Mapping[str, int]) -> dict[str, JudgeFacts]:
+    """What criteria inherit from each pinned judge."""
+    return facts_in(await session.execute(judge_queries.facts(judges)))
+
+
+async def facts_now(session: AsyncSession, project: str, judge_ids: Collection[str]) -> dict[str, JudgeFacts]:
+    """What criteria inherit from those of these judges that the project has, as they are now."""
+    return facts_in(await session.execute(judge_queries.facts_now(project, judge_ids))) if judge_ids else {}
+
+
+def facts_in(rows: Iterable[Any]) -> dict[str, JudgeFacts]:
+    """From their rows."""
+    return {judge: JudgeFacts(votes, confidence) for judge, votes, confidence in rows}
+
+
+def require_askable(contents: Iterable[RubricContent], judges: Mapping[str, JudgeFacts]) -> None:
+    """422 for a criterion that its judge cannot be asked any more: the judge has changed since the version was published."""
+    for content in contents:
+        found = first_contradiction(content.criteria, judges)
+        if found is not None:
+            raise Invalid.at("/rubric", "contradiction", f"criterion '{found[0]}' as its judge is now: {found[1]}")

@@ -14,12 +14,13 @@ from service.db.tables import Grading
 from service.domain.criteria import NO_VOTES, criterion_weights
 from service.domain.grading import TEXTS_PER_ROW, GradingSpec, scoring_options
 from service.domain.ids import new_id
+from service.domain.inherited import own_votes
 from service.domain.rubric import DEFAULT_AGGREGATION, Aggregation, Criterion, RubricContent
 from service.domain.scoring import mismatches
 from service.errors import Invalid, NotFound
 from service.gradings.texts import GivenTexts
 from service.operation import Caller
-from service.pins import pin_graders, pin_rubric, pin_snapshot, votes_of
+from service.pins import facts_of, pin_graders, pin_rubric, pin_snapshot, require_askable
 
 REPORTED = 100
 
@@ -45,8 +46,12 @@ async def create_grading(session: AsyncSession, caller: Caller, spec: GradingSpe
     if content is not None and not spec.reuse_cells:
         resolved.update(await pin_graders(session, project, [content], named=named))
         _require_registered(resolved["models"])
-        votes = await votes_of(session, resolved["judges"])
-        check_options(aggregation, [content.criteria, *(given.criteria if given is not None else ())], votes)
+        judges = await facts_of(session, resolved["judges"])
+        require_askable([content], judges)
+        if given is not None:
+            given.require_askable(judges)
+        lists = [content.criteria, *(given.criteria if given is not None else ())]
+        check_options(aggregation, lists, own_votes(judges))
     grading = queued(grading_id, project, source, resolved, reuse_cells=spec.reuse_cells)
     grading.cells = given.cells if given is not None else None
     session.add(grading)

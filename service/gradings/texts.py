@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from service.domain.criteria import criteria_of, needs_of
 from service.domain.dataset import PromptRow, prompt_view
 from service.domain.grader import JudgeGrader, RewardModelGrader, parts_of
 from service.domain.grading import prompt_key
+from service.domain.inherited import JudgeFacts, contradictions
 from service.domain.rubric import Aggregation, Criterion, RubricContent
 from service.errors import Invalid
 from service.grader_checks import grader_faults
@@ -42,6 +43,7 @@ class GivenTexts:
     texts: list[GivenText] = field(default_factory=list)
     named: dict[str, tuple[str, str]] = field(default_factory=dict)
     cells: int = 0
+    _own: list[tuple[str, Criterion]] = field(default_factory=list)
     _prompts: dict[str, tuple[str, list[Criterion]]] = field(default_factory=dict)
     _groups: dict[str, tuple[str, list[Criterion]]] = field(default_factory=dict)
 
@@ -70,6 +72,7 @@ class GivenTexts:
         if faults:
             raise Invalid.of(faults)
         for position, criterion in enumerate(prompt.criteria):
+            self._own.append((f"{place}/criteria/{position}", criterion))
             for below, grader in parts_of(criterion.grader).items():
                 here, who = f"{place}/criteria/{position}/grader{below}", f"criterion '{criterion.key}'"
                 if isinstance(grader, JudgeGrader):
@@ -87,6 +90,16 @@ class GivenTexts:
                     wanted = name.removeprefix("prompt.")
                     message = f"the prompt has no '{wanted}', which criterion '{criterion.key}' needs"
                     raise Invalid.at(f"{place}/{wanted.replace('.', '/')}", "missing", message)
+
+    def require_askable(self, judges: Mapping[str, JudgeFacts]) -> None:
+        """422 for prompts' own criteria that their judges cannot be asked as they are now."""
+        faults = [
+            {"pointer": f"{place}/{found.place}", "code": "contradiction", "message": found.message}
+            for place, criterion in self._own
+            for found in contradictions(criterion, judges)
+        ]
+        if faults:
+            raise Invalid.of(faults)
 
     @property
     def criteria(self) -> list[list[Criterion]]:

@@ -17,12 +17,13 @@ from service.db.queries import gradings as queries
 from service.db.tables import CellRow, Completion, Grading, RubricVersion
 from service.domain.grading import TryIn
 from service.domain.ids import new_id
+from service.domain.inherited import own_votes
 from service.domain.rubric import RubricContent
 from service.errors import GatewayTimeout, GrapeError, Invalid, Unavailable
 from service.gradings.commands import aggregate_by, check_options, queued
 from service.gradings.texts import GivenTexts
 from service.operation import Caller
-from service.pins import pin_graders, votes_of
+from service.pins import facts_of, pin_graders, require_askable
 from service.services import Services
 
 POLL_S = 0.05
@@ -42,7 +43,10 @@ async def try_version(
         given.add(body.prompt, text, None, "/prompt")
     pinned = {"id": version.rubric_id, "version": version.version, "hash": version.hash, "content": version.graded_by}
     graders = await pin_graders(session, caller.project_id, [content], named=given.named)
-    check_options(aggregation, given.criteria, await votes_of(session, graders["judges"]))
+    judges = await facts_of(session, graders["judges"])
+    require_askable([content], judges)
+    given.require_askable(judges)
+    check_options(aggregation, given.criteria, own_votes(judges))
     resolved = {"rubric": pinned, **graders, "aggregation": aggregation.model_dump(exclude_none=True)}
     grading = queued(given.grading_id, caller.project_id, {"texts": len(given.texts)}, resolved, purpose="try")
     grading.cells = given.cells

@@ -14,6 +14,7 @@ from service.domain.algorithm import data_kind, is_epochwise
 from service.domain.base import nearest
 from service.domain.dataset import Snapshot
 from service.domain.ids import new_id
+from service.domain.inherited import own_votes
 from service.domain.job import DataSpec, JobSpec, resolved
 from service.domain.job_state import TERMINAL, Event
 from service.domain.rejection import RejectionSamplingConfig
@@ -21,7 +22,7 @@ from service.domain.rubric import RubricContent
 from service.errors import Conflict, Invalid, NotFound
 from service.jobs.aggregation import aggregations, check_options, with_aggregation
 from service.operation import Caller
-from service.pins import RubricPins, pin_graders, pin_snapshot, require_rubrics, votes_of
+from service.pins import RubricPins, facts_of, pin_graders, pin_snapshot, require_askable, require_rubrics
 
 
 async def submit_job(session: AsyncSession, caller: Caller, spec: JobSpec) -> Job:
@@ -66,7 +67,9 @@ async def submit_job(session: AsyncSession, caller: Caller, spec: JobSpec) -> Jo
     pinned.update(
         await pin_graders(session, project, list(rubrics.contents.values()), rows if rubrics.contents else {})
     )
-    pinned["judge_votes"] = await votes_of(session, pinned["judges"])
+    judges = await facts_of(session, pinned["judges"])
+    require_askable(rubrics.contents.values(), judges)
+    pinned["judge_votes"] = own_votes(judges)
     for name in trained:
         check_options(spec, options[name], rubrics.contents[name], pinned["judge_votes"])
     pinned["data"] = {kind: snapshot.model_dump() for kind, snapshot in data.items()}

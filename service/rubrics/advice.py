@@ -7,11 +7,8 @@ from collections.abc import Set as AbstractSet
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db.queries import datasets as dataset_queries
-from service.db.queries import judges as judge_queries
-from service.db.tables import Judge
-from service.domain.grader import JudgeGrader
-from service.domain.judge import JudgeConfig
-from service.domain.lint import Finding, JudgeFacts, Shares, Subject, lint, shares_of
+from service.domain.lint import Finding, Shares, Subject, lint, shares_of
+from service.pins import facts_now
 from service.rubrics.includes import Resolved
 
 LOOK_AT_ROWS = 200_000
@@ -26,7 +23,7 @@ async def advise(session: AsyncSession, project_id: str, resolved: Resolved, cat
         flat=resolved.flat,
         included=resolved.included,
         category=category,
-        judges=await _judges(session, project_id, resolved),
+        judges=await facts_now(session, project_id, resolved.flat.judge_ids()),
         categories=categories,
         tags=tags,
     )
@@ -36,15 +33,6 @@ async def advise(session: AsyncSession, project_id: str, resolved: Resolved, cat
 def weigh(resolved: Resolved) -> Shares:
     """Shares of Σw by criterion and module."""
     return shares_of(Subject(resolved.authored, resolved.flat, resolved.included))
-
-
-async def _judges(session: AsyncSession, project_id: str, resolved: Resolved) -> dict[str, JudgeFacts]:
-    wanted = {c.grader.judge for c in resolved.authored.criteria if isinstance(c.grader, JudgeGrader)}
-    if not wanted:
-        return {}
-    rows = await session.execute(judge_queries.heads(project_id).where(Judge.id.in_(wanted)))
-    configs = {judge.id: JudgeConfig.model_validate(revision.config) for judge, revision in rows.tuples()}
-    return {judge_id: JudgeFacts(config.votes, config.confidence) for judge_id, config in configs.items()}
 
 
 async def _conditions(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db.queries import rubrics as queries
 from service.db.queries.jobs import now
-from service.db.tables import Judge, Model, Rubric, RubricVersion
-from service.domain.grader import JudgeGrader, RewardModelGrader, parts_of
+from service.db.tables import Rubric, RubricVersion
 from service.domain.ids import new_id
 from service.domain.lint import Finding
 from service.domain.rubric import AuthoredContent, RubricContent
@@ -16,6 +14,7 @@ from service.errors import Invalid, NotFound
 from service.grader_checks import grader_faults
 from service.operation import Caller
 from service.rubrics.advice import advise
+from service.rubrics.graders import require_graders
 from service.rubrics.includes import Resolved, resolve
 from service.rubrics.schemas import RubricIn, RubricPatch, VersionIn
 
@@ -68,9 +67,12 @@ async def check(
     session: AsyncSession, project_id: str, content: AuthoredContent, rubric_id: str | None = None
 ) -> Resolved:
     """Everything that is refused at publish: graders that cannot work, unknown judges, includes that lead nowhere."""
-    check_graders(content)
-    await require_graders(session, project_id, content)
-    return await resolve(session, project_id, content, rubric_id)
+    faults = grader_faults(content.criteria, "/content/criteria")
+    if faults:
+        raise Invalid.of(faults)
+    resolved = await resolve(session, project_id, content, rubric_id)
+    await require_graders(session, project_id, resolved)
+    return resolved
 
 
 async def _insert_version(
@@ -133,58 +135,3 @@ async def find_version(session: AsyncSession, head: Rubric, name: str) -> Rubric
             f"rubric '{head.id}' has no version or alias '{name}'; the latest version is {head.latest_version}"
         )
     return found
-
-
-def check_graders(content: AuthoredContent) -> None:
-    """422 with the place for a pattern or a schema that could never grade anything."""
-    faults = grader_faults(content.criteria, "/content/criteria")
-    if faults:
-        raise Invalid.of(faults)
-
-
-async def require_graders(session: AsyncSession, project_id: str, content: AuthoredContent) -> None:
-    """422 with the criterion's path for a judge or a reward model that does not exist in the project."""
-    faults = [
-        *await _missing_judges(session, project_id, content),
-        *await _unfit_models(session, project_id, content),
-    ]
-    if faults:
-        raise Invalid.of(faults)
-
-
-async def _unfit_models(session: AsyncSession, project_id: str, content: AuthoredContent) -> list[dict[str, str]]:
-    asked = [
-        (f"/content/criteria/{position}/grader{below}/model", part.model)
-        for position, criterion in enumerate(content.criteria)
-        for below, part in parts_of(criterion.grader).items()
-        if isinstance(part, RewardModelGrader)
-    ]
-    if not asked:
-        return []
-    statement = select(Model.id, Model.kind).where(Model.project_id == project_id, Model.id.in_([m for _, m in asked]))
-    kinds: dict[str, str] = dict((await session.execute(statement)).tuples().all())
-    faults = []
-    for place, model in asked:
-        if model not in kinds:
-            faults.append({"pointer": place, "code": "not_found", "message": f"there is no model '{model}'"})
-        elif kinds[model] != "reward":
-            message = f"model '{model}' is a {kinds[model]} model; register it with kind 'reward' if it scores"
-            faults.append({"pointer": place, "code": "wrong_kind", "message": message})
-    return faults
-
-
-async def _missing_judges(session: AsyncSession, project_id: str, content: AuthoredContent) -> list[dict[str, str]]:
-    graders = [criterion.grader for criterion in content.criteria]
-    wanted = {grader.judge for grader in graders if isinstance(grader, JudgeGrader)}
-    if not wanted:
-        return []
-    known = set(await session.scalars(select(Judge.id).where(Judge.project_id == project_id, Judge.id.in_(wanted))))
-    return [
-        {
-            "pointer": f"/content/criteria/{position}/grader/judge",
-            "code": "not_found",
-            "message": f"there is no judge '{grader.judge}'",
-        }
-        for position, grader in enumerate(graders)
-        if isinstance(grader, JudgeGrader) and grader.judge not in known
-    ]

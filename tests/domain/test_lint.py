@@ -42,7 +42,6 @@ def test_judges_without_confidence():
     code = "judge_without_confidence"
     assert said(code, judged(grader=silent)) == ["/criteria/0/grader"]
     assert said(code, judged(), facts={"judges": {"jdg_0": JudgeFacts(confidence="none")}}) == ["/criteria/0/grader"]
-    assert said(code, judged(grader={**JUDGE, "confidence": "votes"})) == ["/criteria/0/grader"]
     assert said(code, judged(grader={**JUDGE, "confidence": "votes", "votes": 3})) == []
     assert said(code, judged(grader=silent, default_confidence=0.5)) == []
     assert said(code, judged(grader=silent), aggregation={"weighting": "uniform"}) == []

@@ -56,3 +56,14 @@ def test_the_benchmarks_score_is_not_trained_on(bench, api):
         expected = "uniform" if kind == "grpo" else "healthbench"
         assert job["algorithm"]["aggregation"]["weighting"] == expected
         api.post(f"/v1/jobs/{job['id']}/cancel")
+
+
+def test_a_judge_that_has_changed_since_the_rubric_was_published(bench, judge, api):
+    judge_id = bench.judge(judge, votes=2)
+    rubric = bench.rubric(bench.judged(judge_id, grader={"type": "judge", "judge": judge_id, "confidence": "votes"}))
+    api.patch(f"/v1/judges/{judge_id}", {"votes": 1})
+    with pytest.raises(ApiError) as caught:
+        api.post("/v1/jobs", bench.spec(rubric=rubric))
+    (error,) = caught.value.errors
+    assert (error["pointer"], error["code"]) == ("/rubric", "contradiction")
+    assert "criterion 'nice' as its judge is now" in error["message"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from sqlalchemy import Select, and_, select, tuple_
 
@@ -33,8 +33,23 @@ def revision(judge_id: str, number: int) -> Select[JudgeRevision]:
     return revisions(judge_id).where(JudgeRevision.revision == number)
 
 
-def votes(pinned: Mapping[str, int]) -> Select[str, int]:
-    """The number of votes of each of these revisions, by judge."""
-    return select(JudgeRevision.judge_id, JudgeRevision.config["votes"].as_integer()).where(
-        tuple_(JudgeRevision.judge_id, JudgeRevision.revision).in_(sorted(pinned.items()))
+_FACTS = (
+    JudgeRevision.judge_id,
+    JudgeRevision.config["votes"].as_integer(),
+    JudgeRevision.config["confidence"].as_string(),
+)
+"""Judge, votes, source of confidence."""
+
+
+def facts(pinned: Mapping[str, int]) -> Select[str, int, str]:
+    """What criteria inherit from each of these revisions."""
+    return select(*_FACTS).where(tuple_(JudgeRevision.judge_id, JudgeRevision.revision).in_(sorted(pinned.items())))
+
+
+def facts_now(project_id: str, judge_ids: Collection[str]) -> Select[str, int, str]:
+    """What criteria inherit from these judges of a project as they are now."""
+    return (
+        select(*_FACTS)
+        .join(Judge, and_(Judge.id == JudgeRevision.judge_id, Judge.revision == JudgeRevision.revision))
+        .where(Judge.project_id == project_id, Judge.id.in_(judge_ids))
     )

@@ -6,8 +6,9 @@ teach people to look away, so each rule has a fixture that fires and several tha
 
 from __future__ import annotations
 
+from service.domain.inherited import JudgeFacts
 from service.domain.lint import grading, overlap, reach, weighing, wording
-from service.domain.lint.finding import Finding, JudgeFacts, Subject
+from service.domain.lint.finding import Finding, Subject
 from service.domain.lint.weighing import Shares, shares_of
 
 CODES = (

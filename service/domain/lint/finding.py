@@ -9,6 +9,7 @@ from typing import Literal
 
 from service.domain.base import Value
 from service.domain.grader import JudgeGrader
+from service.domain.inherited import JudgeFacts
 from service.domain.judge import Confidence
 from service.domain.rubric import AuthoredContent, Criterion, LevelScale, RubricContent
 
@@ -20,14 +21,6 @@ class Finding(Value):
     severity: Literal["warning", "info"]
     pointer: str
     message: str
-
-
-@dataclass(frozen=True, slots=True)
-class JudgeFacts:
-    """What criteria inherit from their judge."""
-
-    votes: int = 1
-    confidence: Confidence = "verbal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +62,11 @@ class Subject:
 
     def votes(self, grader: JudgeGrader) -> int:
         """How often a criterion is asked."""
-        return grader.votes or self.judges.get(grader.judge, JudgeFacts()).votes
+        return self.judges.get(grader.judge, JudgeFacts()).votes_for(grader)
 
     def confidence(self, grader: JudgeGrader) -> Confidence:
         """Where its confidence comes from."""
-        return grader.confidence or self.judges.get(grader.judge, JudgeFacts()).confidence
+        return self.judges.get(grader.judge, JudgeFacts()).confidence_for(grader)
 
 
 def anchored(criterion: Criterion) -> bool:

@@ -48,18 +48,11 @@ def _gate(subject: Subject, place: str, criterion: Criterion, grader: JudgeGrade
 
 
 def _confidence(subject: Subject, place: str, criterion: Criterion, grader: JudgeGrader) -> Iterator[Finding]:
-    if criterion.default_confidence is not None:
-        return
-    source, votes = subject.confidence(grader), subject.votes(grader)
-    if source == "none":
-        why = "it asks its judge for no confidence"
-    elif source == "votes" and votes < 2:
-        why = "its confidence is the agreement of votes, and there is a single one"
-    else:
+    if criterion.default_confidence is not None or subject.confidence(grader) != "none":
         return
     message = (
-        f"weights go by confidence here, and this criterion has none ({why}): it takes its neighbours' mean; choose another "
-        "source of confidence, give it a default_confidence, or set aggregation.weighting to 'uniform'"
+        "weights go by confidence here, and this criterion has none (it asks its judge for no confidence): it takes its neighbours' "
+        "mean; choose another source of confidence, give it a default_confidence, or set aggregation.weighting to 'uniform'"
     )
     yield Finding(code="judge_without_confidence", severity="warning", pointer=f"{place}/grader", message=message)
 
