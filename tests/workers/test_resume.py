@@ -71,7 +71,7 @@ def test_a_stopped_run_ends_with_the_same_bits(
     assert second.recorder.step in (0, 5)
     for name, values in second.recorder.metric.items():
         for step, value in values.items():
-            if name not in ("seconds", "tokens_per_s"):
+            if name not in ("seconds", "tokens_per_s", "sampling_s", "grading_wait_s"):
                 assert whole.recorder.metric[name][step] == value, (name, step)
     merged = {**first.recorder.metric.get("loss", {}), **second.recorder.metric.get("loss", {})}
     assert merged == whole.recorder.metric["loss"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -30,6 +31,10 @@ class Rollouts:
     control: Control
     seed: int
     max_completion_tokens: int
+    sampling_s: float = 0.0
+    """Seconds that the last rollout took until its last token."""
+    grading_wait_s: float = 0.0
+    """Seconds from there until the last cell was there: the part of the judges' time that nothing hid."""
 
     def run(
         self, prompts: Sequence[Prompt], *, purpose: str, step: int, group_size: int, temperature: float
@@ -51,8 +56,11 @@ class Rollouts:
             pad_id=self.policy.pad_id,
             seed=derive_seed(self.seed, "rollout", purpose, step),
         )
+        started = time.monotonic()
         self.policy.sample([prompt.tokens for prompt in prompts], options, on_group, self.control.check)
+        sampled = time.monotonic()
         grading.finish()
+        self.sampling_s, self.grading_wait_s = sampled - started, time.monotonic() - sampled
         for group in groups.values():
             pairs = zip(group.completions, group.cells, strict=True)
             group.steps = [self._steps(completion, cells) for completion, cells in pairs]
@@ -159,6 +167,7 @@ class TrainingEnvironment:
         groups, grading = self.rollouts.run(
             prompts, purpose="train", step=step, group_size=rollout.group_size, temperature=rollout.temperature
         )
+        self.report({"sampling_s": self.rollouts.sampling_s, "grading_wait_s": self.rollouts.grading_wait_s})
         score(groups)
         self.recorder.completions(step, "train", groups)
         try:
