@@ -26,7 +26,7 @@ demo: setup ## the whole path: rubric in, better model out
 	$(BIN)/grape demo $(DEMO_ARGS)
 
 test: setup ## real Postgres, real Valkey, real processes
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(TEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
 
 test-learning: setup ## every algorithm moves its own objective, on three seeds, by a stated margin
 	$(BIN)/python -m pytest tests/learning -m learning $(TEST_ARGS)
