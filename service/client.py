@@ -182,8 +182,21 @@ class GrapeClient:
         self, rubric_id: str, prompt: str | dict[str, Any], completions: list[str], version: int | str = "latest"
     ) -> list[dict[str, Any]]:
         """Grade a few texts of one prompt at once; nothing is stored. The answer takes as long as the judges do."""
-        path = f"/v1/rubrics/{rubric_id}/versions/{version}/try"
         body = {"prompt": prompt, "completions": completions}
+        return self._try(f"/v1/rubrics/{rubric_id}/versions/{version}/try", body)
+
+    def try_draft(
+        self,
+        content: dict[str, Any],
+        prompt: str | dict[str, Any],
+        completions: list[str],
+        rubric_id: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """The same by a content that is not published; `rubric_id` says whose next version it would be."""
+        body = {"content": content, "prompt": prompt, "completions": completions}
+        return self._try("/v1/rubrics/try", {**body, **({"rubric": rubric_id} if rubric_id else {})})
+
+    def _try(self, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
         answer = self.request("POST", path, json=body, timeout=httpx.Timeout(600, connect=5), retries=0)
         data: list[dict[str, Any]] = answer.json()["data"]
         return data

@@ -187,22 +187,32 @@ def set_alias(rubric_id: str, alias: str, version: int, data_dir: DataDir = None
 
 @rubrics.command("try")
 def try_rubric(
-    rubric_id: str,
+    rubric: Annotated[
+        str, typer.Argument(help="a rubric's id; or a JSON or YAML file with a draft, which need not be published")
+    ],
     text: Annotated[list[str] | None, typer.Argument(help="the texts to grade, at most 16")] = None,
     prompt: Annotated[str | None, typer.Option(help="the prompt that they answer")] = None,
     file: Annotated[
         Path | None, typer.Option(help="a JSON or YAML file with prompt and completions, as the API takes them")
     ] = None,
-    version: Annotated[str, typer.Option(help="a version number or an alias")] = "latest",
+    version: Annotated[str | None, typer.Option(help="a version number or an alias; the latest by default")] = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Grade a few texts at once, as one group; nothing is stored."""
+    """Grade a few texts at once, as one group, by a version or a draft; nothing is stored."""
     body = read_file(file) if file is not None else {"prompt": prompt, "completions": text}
     if not isinstance(body, dict) or not body.get("prompt") or not body.get("completions"):
         stop("give --prompt with texts, or --file with 'prompt' and 'completions'", USAGE)
+    draft = None if rubric.startswith("rub_") else read_file(Path(rubric))
+    if draft is not None and version is not None:
+        stop("--version names a version of a rubric; a draft has none", USAGE)
+    if draft is not None and not isinstance(draft, dict):
+        stop(f"{rubric} holds no rubric", USAGE)
     with client(data_dir) as api:
-        rows = api.try_version(rubric_id, body["prompt"], body["completions"], version)
+        if draft is None:
+            rows = api.try_version(rubric, body["prompt"], body["completions"], version or "latest")
+        else:
+            rows = api.try_draft(_content(draft), body["prompt"], body["completions"])
         show_graded(rows, as_json)
 
 

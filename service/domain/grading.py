@@ -12,7 +12,7 @@ from service.domain.base import Value, content_hash, refuse
 from service.domain.conversation import Message, Name, Text
 from service.domain.dataset import DemonstrationRow, PreferenceRow, PromptRow, prompt_view
 from service.domain.job import DatasetId
-from service.domain.rubric import Aggregation, RubricRef
+from service.domain.rubric import Aggregation, AuthoredContent, RubricId, RubricRef
 from service.domain.scoring import ScoringOptions
 
 GradingState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -112,6 +112,14 @@ class TryIn(Value):
             message = "max_null_share pauses a training job; a try has nothing to pause"
             refuse((("aggregation", "max_null_share"), "invalid_option", message))
         return self
+
+
+class TryDraftIn(TryIn):
+    """What is POSTed to `/v1/rubrics/try`: the same with a content that is no version yet. `rubric` says whose next version it
+    would be: a rubric may not include itself."""
+
+    content: AuthoredContent
+    rubric: RubricId | None = None
 
 
 def scoring_options(aggregation: Aggregation) -> ScoringOptions:

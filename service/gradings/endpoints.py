@@ -10,11 +10,11 @@ from service.db.queries import gradings as queries
 from service.db.queries import rubrics as rubric_queries
 from service.db.tables import Grading, Rubric, RubricVersion
 from service.deps import CallerDep, Listing, PageDep, ServicesDep, SessionDep, SortDep
-from service.domain.grading import GradingSpec, GradingState, TryIn
+from service.domain.grading import GradingSpec, GradingState, TryDraftIn, TryIn
 from service.errors import NotFound
 from service.gradings import commands
 from service.gradings.schemas import GradingOut, TriedOut
-from service.gradings.trying import try_version
+from service.gradings.trying import try_draft, try_version
 from service.operation import needs, router
 
 gradings = router("gradings")
@@ -84,3 +84,11 @@ async def try_rubric(
 ) -> TriedOut:
     """Grade up to 16 texts of one prompt at once, as one group: every cell, reward and advantage. Nothing is stored."""
     return TriedOut(data=await try_version(services, session, caller, version, body))
+
+
+@gradings.post("/v1/rubrics/try", openapi_extra=needs("grade", **{"x-creates": False}))
+async def try_draft_content(
+    body: TryDraftIn, session: SessionDep, caller: CallerDep, services: ServicesDep
+) -> TriedOut:
+    """The same by a `content` that is not published: what publishing would refuse is a 422. Its `rubric` is null in the answer."""
+    return TriedOut(data=await try_draft(services, session, caller, body))

@@ -13,9 +13,10 @@ from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.completion import CompletionOut
+from service.contents.check import check, head_of
 from service.db.queries import gradings as queries
 from service.db.tables import CellRow, Completion, Grading, RubricVersion
-from service.domain.grading import TryIn
+from service.domain.grading import TryDraftIn, TryIn
 from service.domain.ids import new_id
 from service.domain.inherited import own_votes
 from service.domain.rubric import RubricContent
@@ -32,16 +33,35 @@ CLAIM_S = 10.0
 """A grading worker that is there takes a `try` up within this time."""
 
 
+DRAFT = {"id": "", "version": 0}
+"""What stands in the rows of a draft's try in place of a version; nothing of them is stored."""
+
+
 async def try_version(
     services: Services, session: AsyncSession, caller: Caller, version: RubricVersion, body: TryIn
 ) -> list[CompletionOut]:
     """The texts as graded completions of one group, in their order."""
-    content = RubricContent.model_validate(version.graded_by)
+    pinned = {"id": version.rubric_id, "version": version.version, "hash": version.hash, "content": version.graded_by}
+    return await _try(services, session, caller, pinned, body)
+
+
+async def try_draft(services: Services, session: AsyncSession, caller: Caller, body: TryDraftIn) -> list[CompletionOut]:
+    """The same by a content that is no version yet; 422 below `/content` for what publishing it would refuse."""
+    await head_of(session, caller.project_id, body.rubric)
+    found = await check(session, caller.project_id, body.content, body.rubric)
+    pinned = {**DRAFT, "hash": found.flat.hash, "content": found.flat.model_dump(mode="json")}
+    rows = await _try(services, session, caller, pinned, body)
+    return [row.model_copy(update={"rubric": dict.fromkeys(DRAFT)}) for row in rows]
+
+
+async def _try(
+    services: Services, session: AsyncSession, caller: Caller, pinned: dict[str, Any], body: TryIn
+) -> list[CompletionOut]:
+    content = RubricContent.model_validate(pinned["content"])
     aggregation = aggregate_by(content, body.aggregation)
     given = GivenTexts(new_id("grading"), content, aggregation)
     for text in body.completions:
         given.add(body.prompt, text, None, "/prompt")
-    pinned = {"id": version.rubric_id, "version": version.version, "hash": version.hash, "content": version.graded_by}
     graders = await pin_graders(session, caller.project_id, [content], named=given.named)
     judges = await facts_of(session, graders["judges"])
     require_askable([content], judges)

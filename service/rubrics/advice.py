@@ -6,10 +6,10 @@ from collections.abc import Set as AbstractSet
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.contents.includes import Resolved
 from service.db.queries import datasets as dataset_queries
 from service.domain.lint import Finding, Shares, Subject, lint, shares_of
 from service.pins import facts_now
-from service.rubrics.includes import Resolved
 
 LOOK_AT_ROWS = 200_000
 """A project with more prompts than this is not searched for its categories and tags."""

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.contents.check import check
+from service.contents.includes import Resolved
 from service.db.queries import rubrics as queries
 from service.db.queries.jobs import now
 from service.db.tables import Rubric, RubricVersion
 from service.domain.ids import new_id
 from service.domain.lint import Finding
-from service.domain.rubric import AuthoredContent, RubricContent
+from service.domain.rubric import RubricContent
 from service.errors import Invalid, NotFound
-from service.grader_checks import grader_faults
 from service.operation import Caller
 from service.rubrics.advice import advise
-from service.rubrics.graders import require_graders
-from service.rubrics.includes import Resolved, resolve
 from service.rubrics.schemas import RubricIn, RubricPatch, VersionIn
 
 ALIAS_LENGTH = 64
@@ -61,18 +60,6 @@ async def publish_version(
     version = await _insert_version(session, caller, head, resolved, body.message)
     await session.refresh(head)
     return version, True, findings
-
-
-async def check(
-    session: AsyncSession, project_id: str, content: AuthoredContent, rubric_id: str | None = None
-) -> Resolved:
-    """Everything that is refused at publish: graders that cannot work, unknown judges, includes that lead nowhere."""
-    faults = grader_faults(content.criteria, "/content/criteria")
-    if faults:
-        raise Invalid.of(faults)
-    resolved = await resolve(session, project_id, content, rubric_id)
-    await require_graders(session, project_id, resolved)
-    return resolved
 
 
 async def _insert_version(

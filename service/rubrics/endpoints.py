@@ -6,10 +6,11 @@ from typing import Annotated
 
 from fastapi import Depends, Request, Response
 
+from service.contents.check import check, head_of
 from service.db.queries import rubrics as queries
 from service.db.tables import Rubric, RubricVersion
 from service.deps import CallerDep, Listing, PageDep, SessionDep, check_if_match
-from service.errors import Invalid, NotFound
+from service.errors import NotFound
 from service.operation import needs, router
 from service.rubrics import commands
 from service.rubrics.advice import advise, weigh
@@ -76,12 +77,8 @@ async def validate(body: ValidateIn, session: SessionDep, caller: CallerDep) -> 
 
     What is wrong comes back as a 422 with a path for each fault; what an author may want to change as `findings`.
     """
-    head = None
-    if body.rubric is not None:
-        head = await session.scalar(queries.head(caller.project_id, body.rubric))
-        if head is None:
-            raise Invalid.at("/rubric", "not_found", f"there is no rubric '{body.rubric}'")
-    found = await commands.check(session, caller.project_id, body.content, body.rubric)
+    head = await head_of(session, caller.project_id, body.rubric)
+    found = await check(session, caller.project_id, body.content, body.rubric)
     return ValidationOut(
         valid=True,
         hash=found.flat.hash,

@@ -151,3 +151,54 @@ def test_many_tries_at_once(bench, judge, api):
     for thread in threads:
         thread.join()
     assert found == {n: [1.0, 0.0, 0.0, 0.0] for n in range(30)}
+
+
+# --- drafts ---
+
+
+def test_a_draft_is_tried_like_a_version_and_its_judge_is_not_paid_twice(bench, judge, api, counts):
+    judge.answer = lambda q: verdict(q, "nice" in q.answer, 0.5)
+    module = bench.rubric(SHORT, AUDIT, guidelines="inner")
+    content = {
+        "criteria": [HAS, bench.judged(bench.judge(judge))],
+        "includes": [{"as": "m", "rubric": module, "weight": 2}],
+        "aggregation": {"confidence_exponent": 2},
+    }
+    before, rubrics = counts(), len(list(api.pages("/v1/rubrics", limit=1000)))
+    prompt, texts = {"prompt": "p", "reference": "r"}, ["r nice", "x"]
+    drafted = api.try_draft(content, prompt, texts)
+    assert len(judge.questions) == 2
+    assert {str(row["rubric"]) for row in drafted} == {str({"id": None, "version": None})}
+    assert [[c["criterion"] for c in row["cells"]] for row in drafted] == [["has", "m.one", "m.short", "nice"]] * 2
+    wait_for(lambda: counts() == before, 5, "nothing is left")
+    assert len(list(api.pages("/v1/rubrics", limit=1000))) == rubrics
+    # published, the same content gives the same numbers from the same cells, and nobody is asked again
+    published = api.try_version(api.post("/v1/rubrics", {"name": "r", "content": content})["id"], prompt, texts)
+    assert len(judge.questions) == 2
+    assert [cell(row, "nice")["cached"] for row in published] == [True, True]
+    for name in ("reward", "plain_reward", "advantage", "parts", "weighting", "signal", "coverage"):
+        assert [row[name] for row in published] == [row[name] for row in drafted], name
+
+
+def test_what_publishing_would_refuse_is_refused_of_a_draft(bench, judge, api, counts):
+    before = counts()
+    outer = bench.rubric(SHORT)
+    broken = {**SHORT, "grader": {"type": "regex", "pattern": "("}}
+    agreeing = {"type": "judge", "judge": bench.judge(judge), "confidence": "votes"}
+    for change, pointer in (
+        ({"content": {"criteria": []}}, "/content/criteria"),
+        ({"content": {"criteria": [broken]}}, "/content/criteria/0/grader/pattern"),
+        ({"content": {"criteria": [bench.judged("jdg_0")]}}, "/content/criteria/0/grader/judge"),
+        ({"content": {"criteria": [bench.judged("x", grader=agreeing)]}}, "/content/criteria/0/grader/votes"),
+        ({"content": {"includes": [{"as": "m", "rubric": outer}]}, "rubric": outer}, "/content/includes/0/rubric"),
+        ({"rubric": "rub_none"}, "/rubric"),
+        ({"completions": ["x"] * 17}, "/completions"),
+        ({"aggregation": {"weighting": "inverse_variance"}, "content": {"criteria": [bench.judged(bench.judge(judge))]}},
+         "/aggregation/weighting"),
+    ):  # fmt: skip
+        body = {"content": {"criteria": [SHORT]}, "prompt": "p", "completions": ["a"], **change}
+        with pytest.raises(ApiError) as caught:
+            api.post("/v1/rubrics/try", body)
+        assert (caught.value.status, [e["pointer"] for e in caught.value.errors]) == (422, [pointer])
+    assert not judge.questions
+    assert counts() == before

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,8 @@ import pytest
 def grape(stack, tmp_path):
     """Run the command in an empty folder, against the stack."""
 
+    here = str(Path(__file__).parents[2])  # this checkout, wherever the package is installed from
+
     def run(*arguments, code=0):
         done = subprocess.run(
             [sys.executable, "-m", "service.cli.main", *map(str, arguments)],
@@ -19,7 +22,7 @@ def grape(stack, tmp_path):
             text=True,
             cwd=tmp_path,
             timeout=120,
-            env={**os.environ, "GRAPE_DATA_DIR": str(stack.folder), "COLUMNS": "200"},
+            env={**os.environ, "GRAPE_DATA_DIR": str(stack.folder), "COLUMNS": "200", "PYTHONPATH": here},
         )
         assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
         assert "Traceback" not in done.stderr
@@ -75,6 +78,11 @@ def test_try(grape, rubric, tmp_path):
     (tmp_path / "try.json").write_text(json.dumps({"prompt": {"prompt": "p"}, "completions": ["a"]}))
     (row,) = json.loads(grape("rubric", "try", rubric, "--file", "try.json", "--version", "1", "--json").stdout)
     assert row["rubric"]["version"] == 1
+    (tmp_path / "draft.yaml").write_text('criteria:\n- {key: a, weight: 1, grader: {type: regex, pattern: "^a"}}\n')
+    rows = json.loads(grape("rubric", "try", "draft.yaml", "a", "b", "--prompt", "p", "--json").stdout)
+    assert [(row["plain_reward"], row["rubric"]["id"]) for row in rows] == [(1.0, None), (0.0, None)]
+    grape("rubric", "try", "draft.yaml", "a", "--prompt", "p", "--version", "1", code=2)
+    grape("rubric", "try", "missing.yaml", "a", "--prompt", "p", code=2)
 
 
 def test_exit_codes(grape, rubric, tmp_path):

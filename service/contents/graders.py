@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.contents.includes import Resolved
 from service.db.tables import Model
 from service.domain.criteria import criterion_weights
 from service.domain.grader import JudgeGrader, RewardModelGrader, parts_of
@@ -16,7 +17,6 @@ from service.domain.rubric import DEFAULT_AGGREGATION, Criterion
 from service.domain.scoring import mismatches
 from service.errors import Invalid
 from service.pins import facts_now
-from service.rubrics.includes import Resolved
 
 Fault = tuple[str, str, str]
 """Pointer, code, message."""
