@@ -11,8 +11,8 @@ from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 from service.domain.base import Value, content_hash, refuse
 from service.domain.conversation import Message, Name, Text
 from service.domain.dataset import DemonstrationRow, PreferenceRow, PromptRow, prompt_view
-from service.domain.job import DatasetId
-from service.domain.rubric import Aggregation, AuthoredContent, RubricId, RubricRef
+from service.domain.job import DatasetId, Rubrics
+from service.domain.rubric import Aggregation, AuthoredContent, RubricId
 from service.domain.scoring import ScoringOptions
 
 GradingState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -45,7 +45,7 @@ class TextIn(Value):
 class GradingSpec(Value):
     """What is POSTed to `/v1/gradings`: one source, and what to grade it by."""
 
-    rubric: RubricRef | None = None
+    rubric: Rubrics | None = None
     texts: Annotated[list[TextIn], Field(min_length=1)] | None = None
     dataset: DatasetId | None = None
     completions: Annotated[list[CompletionId], Field(min_length=1)] | None = None

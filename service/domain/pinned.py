@@ -50,6 +50,19 @@ class PinnedRubrics:
             return self.by_category[category]
         return self.by_category.get(ANY_CATEGORY)
 
+    def written(self) -> dict[str, Any]:
+        """One version as people see it, or all by category, each with what its groups are scored by."""
+        if set(self.by_category) == {ANY_CATEGORY}:
+            return self.show()
+        return self.shown_by_category()
+
+    def shown_by_category(self) -> dict[str, Any]:
+        """Every version by category, with the aggregation that its groups are scored by."""
+        return {
+            category: {**self.show(category), "aggregation": self.versions[name].get("aggregation")}
+            for category, name in self.by_category.items()
+        }
+
     def show(self, category: str = ANY_CATEGORY) -> dict[str, Any]:
         """A version as people see it."""
         version = self.versions[self.by_category[category]]

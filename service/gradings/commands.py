@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -11,16 +11,15 @@ from service.db.queries import grading_items as item_queries
 from service.db.queries import gradings as queries
 from service.db.queries import jobs as job_queries
 from service.db.tables import Grading
-from service.domain.criteria import NO_VOTES, criterion_weights
-from service.domain.grading import TEXTS_PER_ROW, GradingSpec, scoring_options
+from service.domain.grading import TEXTS_PER_ROW, GradingSpec
 from service.domain.ids import new_id
 from service.domain.inherited import own_votes
-from service.domain.rubric import DEFAULT_AGGREGATION, Aggregation, Criterion, RubricContent
-from service.domain.scoring import mismatches
 from service.errors import Invalid, NotFound
+from service.gradings.coverage import require_versions
 from service.gradings.texts import GivenTexts
+from service.gradings.versions import Versions, check_options, pin_versions
 from service.operation import Caller
-from service.pins import facts_of, pin_graders, pin_rubric, pin_snapshot, require_askable
+from service.pins import facts_of, pin_graders, pin_snapshot, require_askable
 
 REPORTED = 100
 
@@ -30,28 +29,31 @@ async def create_grading(session: AsyncSession, caller: Caller, spec: GradingSpe
     project, grading_id = caller.project_id, new_id("grading")
     resolved: dict[str, Any] = {"rubric": None, "judges": {}, "local_judges": {}, "models": {}}
     aggregation = spec.aggregation
-    content: RubricContent | None = None
+    versions: Versions | None = None
     if spec.rubric is not None:
-        resolved["rubric"], content = await pin_rubric(session, project, spec.rubric, "/rubric")
-        aggregation = aggregate_by(content, spec.aggregation)
+        versions = await pin_versions(session, project, spec.rubric, spec.aggregation)
+        resolved.update(versions.resolved)
+        aggregation = versions.aggregation
     resolved["aggregation"] = aggregation.model_dump(exclude_none=True)
     source, named = await _source(session, project, spec)
+    if versions is not None:
+        await require_versions(session, versions.names, spec, source)
     given = None
     if spec.texts is not None:
-        assert content is not None
-        given = GivenTexts(grading_id, content, aggregation)
+        assert versions is not None
+        given = GivenTexts(grading_id, versions)
         for position, item in enumerate(spec.texts):
             given.add(item.prompt, item.text, item.group, f"/texts/{position}/prompt")
         named = given.named
-    if content is not None and not spec.reuse_cells:
-        resolved.update(await pin_graders(session, project, [content], named=named))
+    if versions is not None and not spec.reuse_cells:
+        resolved.update(await pin_graders(session, project, versions.contents, named=named))
         _require_registered(resolved["models"])
         judges = await facts_of(session, resolved["judges"])
-        require_askable([content], judges)
+        require_askable(versions.contents, judges)
+        for version in versions.versions.values():
+            check_options(version.aggregation, [version.content.criteria], own_votes(judges))
         if given is not None:
             given.require_askable(judges)
-        lists = [content.criteria, *(given.criteria if given is not None else ())]
-        check_options(aggregation, lists, own_votes(judges))
     grading = queued(grading_id, project, source, resolved, reuse_cells=spec.reuse_cells)
     grading.cells = given.cells if given is not None else None
     session.add(grading)
@@ -59,8 +61,9 @@ async def create_grading(session: AsyncSession, caller: Caller, spec: GradingSpe
     if given is not None:
         await given.store(session, grading)
     if spec.completions is not None:
-        common = {"grading_id": grading_id, "project_id": project, "by_version": content is None}
-        await session.execute(item_queries.ADD_COMPLETIONS, {**common, "ids": spec.completions})
+        split = item_queries.split_by(versions.names if versions is not None else None)
+        values = {"grading_id": grading_id, "project_id": project, "ids": spec.completions}
+        await session.execute(item_queries.ADD_COMPLETIONS, {**values, **split})
     await session.execute(queries.wake(grading_id))
     await session.refresh(grading)
     return grading
@@ -99,20 +102,6 @@ def queued(
         fence=0,
         failures=0,
     )
-
-
-def aggregate_by(content: RubricContent, wanted: Aggregation) -> Aggregation:
-    """The request's options over the author's over the defaults; 422 for what the rubric's criteria do not allow."""
-    aggregation = wanted.over(content.aggregation.over(DEFAULT_AGGREGATION))
-    check_options(aggregation, [content.criteria], NO_VOTES)
-    return aggregation
-
-
-def check_options(aggregation: Aggregation, lists: Iterable[Sequence[Criterion]], votes: Mapping[str, int]) -> None:
-    """422 for options that these lists of criteria do not allow. `votes`: each judge's own number, where it is known."""
-    for criteria in lists:
-        for problem in mismatches(scoring_options(aggregation), criterion_weights(criteria, votes)):
-            raise Invalid.at(f"/{'/'.join(problem.place)}", "invalid_option", problem.message)
 
 
 async def _source(

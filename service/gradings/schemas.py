@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from service.completion import CompletionOut
 from service.db.tables import Grading
+from service.domain.pinned import PinnedRubrics
 
 
 class GradingError(BaseModel):
@@ -27,7 +28,8 @@ class GradingProgress(BaseModel):
 
 
 class GradingOut(BaseModel):
-    """A grading. `rubric` is null where each completion keeps the version that it was graded by."""
+    """A grading. `rubric` is one version, or one for each category, or null where each completion keeps the version that it was
+    graded by; `aggregation` has the options on which the versions agree."""
 
     id: str
     status: str
@@ -50,12 +52,12 @@ class GradingOut(BaseModel):
     def of(cls, row: Grading) -> GradingOut:
         """From its row."""
         resolved = row.resolved
-        rubric = resolved["rubric"]
+        pinned = PinnedRubrics.of(resolved)
         same = ("id", "status", "status_reason", "reuse_cells", "summary", "source", "created_at", "started_at", "finished_at",
                 "updated_at")  # fmt: skip
         return cls(
             error=GradingError(**row.error) if row.error else None,
-            rubric={name: rubric[name] for name in ("id", "version", "hash")} if rubric else None,
+            rubric=pinned.written() if pinned is not None else None,
             judges=resolved["judges"],
             models=resolved.get("models", {}),
             aggregation=resolved["aggregation"],

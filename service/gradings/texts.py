@@ -15,10 +15,11 @@ from service.domain.criteria import criteria_of, needs_of
 from service.domain.dataset import PromptRow, prompt_view
 from service.domain.grader import JudgeGrader, RewardModelGrader, parts_of
 from service.domain.grading import prompt_key
-from service.domain.inherited import JudgeFacts, contradictions
-from service.domain.rubric import Aggregation, Criterion, RubricContent
+from service.domain.inherited import JudgeFacts, contradictions, own_votes
+from service.domain.rubric import Criterion
 from service.errors import Invalid
 from service.grader_checks import grader_faults
+from service.gradings.versions import Version, Versions, check_options
 
 TEXTS_AT_ONCE = 2000
 
@@ -33,38 +34,47 @@ class GivenText:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class GivenPrompt:
+    """A prompt of the request under its id, with what it is graded by."""
+
+    id: str
+    version: Version
+    criteria: list[Criterion]
+
+
 @dataclass(slots=True)
 class GivenTexts:
     """The texts of a request. `named`: judges and reward models of prompts' own criteria, each with place and who needs it."""
 
     grading_id: str
-    content: RubricContent
-    aggregation: Aggregation
+    versions: Versions
     texts: list[GivenText] = field(default_factory=list)
     named: dict[str, tuple[str, str]] = field(default_factory=dict)
     cells: int = 0
     _own: list[tuple[str, Criterion]] = field(default_factory=list)
-    _prompts: dict[str, tuple[str, list[Criterion]]] = field(default_factory=dict)
-    _groups: dict[str, tuple[str, list[Criterion]]] = field(default_factory=dict)
+    _prompts: dict[str, GivenPrompt] = field(default_factory=dict)
+    _groups: dict[str, tuple[str, GivenPrompt]] = field(default_factory=dict)
 
     def add(self, prompt: PromptRow, text: str, group: str | None, place: str) -> None:
         """One more text. 422 at `place`, its prompt's pointer, for a prompt that cannot be graded."""
         view = prompt_view(prompt, "")
         key = prompt_key(view)
         if key not in self._prompts:
+            version = self.versions.of(prompt.category, place)
             self._check(prompt, view, place)
-            assert self.aggregation.prompt_criteria_weight is not None
-            criteria = criteria_of(self.content, view, self.aggregation.prompt_criteria_weight)
+            assert version.aggregation.prompt_criteria_weight is not None
+            criteria = criteria_of(version.content, view, version.aggregation.prompt_criteria_weight)
             self._check_criteria(criteria, view, place)
-            self._prompts[key] = f"{self.grading_id}:{len(self._prompts)}", criteria
-        prompt_id, criteria = self._prompts[key]
+            self._prompts[key] = GivenPrompt(f"{self.grading_id}:{len(self._prompts)}", version, criteria)
+        given = self._prompts[key]
         group_key = f"p:{key}" if group is None else f"g:{group}"
-        first, known = self._groups.setdefault(group_key, (place, criteria))
-        if criteria is not known and criteria != known:
+        first, known = self._groups.setdefault(group_key, (place, given))
+        if given is not known and (given.version.name, given.criteria) != (known.version.name, known.criteria):
             message = f"the texts of group '{group}' are graded on other criteria here than at {first}; give this one a group of its own"
             raise Invalid.at(place, "mixed_group", message)
-        self.texts.append(GivenText({**view, "id": prompt_id}, key, group_key, text))
-        self.cells += len(criteria)
+        self.texts.append(GivenText({**view, "id": given.id}, key, group_key, text))
+        self.cells += len(given.criteria)
 
     def _check(self, prompt: PromptRow, view: dict[str, Any], place: str) -> None:
         """The row's own criteria, as they are checked when a dataset takes them in."""
@@ -92,7 +102,7 @@ class GivenTexts:
                     raise Invalid.at(f"{place}/{wanted.replace('.', '/')}", "missing", message)
 
     def require_askable(self, judges: Mapping[str, JudgeFacts]) -> None:
-        """422 for prompts' own criteria that their judges cannot be asked as they are now."""
+        """422 for prompts' own criteria that their judges cannot be asked as they are now, or that the options do not allow."""
         faults = [
             {"pointer": f"{place}/{found.place}", "code": "contradiction", "message": found.message}
             for place, criterion in self._own
@@ -100,11 +110,8 @@ class GivenTexts:
         ]
         if faults:
             raise Invalid.of(faults)
-
-    @property
-    def criteria(self) -> list[list[Criterion]]:
-        """What each of the prompts is graded on."""
-        return [criteria for _, criteria in self._prompts.values()]
+        for given in self._prompts.values():
+            check_options(given.version.aggregation, [given.criteria], own_votes(judges))
 
     async def store(self, session: AsyncSession, grading: Grading) -> None:
         """As the grading's items."""

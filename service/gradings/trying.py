@@ -18,11 +18,11 @@ from service.db.queries import gradings as queries
 from service.db.tables import CellRow, Completion, Grading, RubricVersion
 from service.domain.grading import TryDraftIn, TryIn
 from service.domain.ids import new_id
-from service.domain.inherited import own_votes
 from service.domain.rubric import RubricContent
 from service.errors import GatewayTimeout, GrapeError, Invalid, Unavailable
-from service.gradings.commands import aggregate_by, check_options, queued
+from service.gradings.commands import queued
 from service.gradings.texts import GivenTexts
+from service.gradings.versions import Versions, aggregate_by
 from service.operation import Caller
 from service.pins import facts_of, pin_graders, require_askable
 from service.services import Services
@@ -33,6 +33,7 @@ CLAIM_S = 10.0
 """A grading worker that is there takes a `try` up within this time."""
 
 
+RUBRIC = "rubric"
 DRAFT = {"id": "", "version": 0}
 """What stands in the rows of a draft's try in place of a version; nothing of them is stored."""
 
@@ -59,14 +60,13 @@ async def _try(
 ) -> list[CompletionOut]:
     content = RubricContent.model_validate(pinned["content"])
     aggregation = aggregate_by(content, body.aggregation)
-    given = GivenTexts(new_id("grading"), content, aggregation)
+    given = GivenTexts(new_id("grading"), Versions.one(RUBRIC, content, aggregation))
     for text in body.completions:
         given.add(body.prompt, text, None, "/prompt")
     graders = await pin_graders(session, caller.project_id, [content], named=given.named)
     judges = await facts_of(session, graders["judges"])
     require_askable([content], judges)
     given.require_askable(judges)
-    check_options(aggregation, given.criteria, own_votes(judges))
     resolved = {"rubric": pinned, **graders, "aggregation": aggregation.model_dump(exclude_none=True)}
     grading = queued(given.grading_id, caller.project_id, {"texts": len(given.texts)}, resolved, purpose="try")
     grading.cells = given.cells

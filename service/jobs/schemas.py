@@ -101,10 +101,7 @@ def _rubric(pinned: PinnedRubrics | None, written: dict[str, Any] | None) -> dic
         return None
     if isinstance(written.get("id"), str):
         return pinned.show(ANY_CATEGORY)
-    return {
-        category: {**pinned.show(category), "aggregation": pinned.versions[name].get("aggregation")}
-        for category, name in pinned.by_category.items()
-    }
+    return pinned.shown_by_category()
 
 
 class EventOut(BaseModel):

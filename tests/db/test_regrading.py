@@ -262,3 +262,37 @@ def test_nothing_is_done_twice_by_two_workers(database, url):
     assert claims_of(second).claim("reuse") is None
     assert claims_of(second).claim("grade") is None
     second.dispose()
+
+
+def test_a_map_of_rubrics_splits_what_two_versions_score(database, url):
+    """One stored group whose prompts have two categories (a person named it) is a group for each version."""
+    heavy = make_rubric(database, content(judged("a", weight=3), judged("b")))
+    plain = make_rubric(database, content(*map(judged, KEYS)))
+    job, ids = make_job(database, plain, 1, 4, golden)
+    with database.transaction() as session:
+        for k, category in enumerate(["x", "x", "y", None]):
+            statement = (
+                "UPDATE completions SET prompt = jsonb_set(prompt, '{category}', CAST(:c AS jsonb)) WHERE id = :id"
+            )
+            session.execute(text(statement), {"c": "null" if category is None else f'"{category}"', "id": ids[k]})
+    rubrics = {"x": {"id": heavy}, "*": {"id": plain}}
+    grading = ask(url, completions=ids, reuse_cells=True, rubric=rubrics, aggregation={"weighting": "uniform"})
+    regrade(database)
+    rows = shown(database, grading)
+    assert [row["rubric"]["id"] for row in rows] == [heavy, heavy, plain, plain]
+    # by hand, weights (3, 1) over a and b, then (1, 1, 1) over all: R = Σ w·s/Σw
+    expected = [3.5 / 4, 0.9 / 4, 2.6 / 3, 0.8 / 3]
+    assert [row["reward"] for row in rows] == pytest.approx(expected, abs=1e-15)
+    assert [row["index"] for row in rows] == [0, 1, 0, 1]
+    assert grading_of(database, grading).summary["groups"] == 2
+    # without a default the last completion has no rubric: refused, also where it comes after the check
+    with pytest.raises(Invalid) as caught:
+        ask(url, job=job, reuse_cells=True, rubric={"x": {"id": heavy}, "y": {"id": plain}})
+    assert (caught.value.errors[0]["pointer"], caught.value.errors[0]["code"]) == ("/rubric", "no_rubric")
+    late = ask(url, completions=ids[:2], reuse_cells=True, rubric={"x": {"id": heavy}})
+    with database.transaction() as session:
+        session.execute(text("UPDATE completions SET prompt = prompt - 'category' WHERE id = :id"), {"id": ids[0]})
+    with pytest.raises(GradingFailure) as failure:
+        regrade(database)
+    assert failure.value.code == "no_rubric"
+    assert grading_of(database, late).status == "running"

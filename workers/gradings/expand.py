@@ -10,7 +10,7 @@ from service.db.queries import datasets as dataset_queries
 from service.db.queries import grading_items as item_queries
 from service.domain.dataset import Snapshot
 from service.domain.grading import TEXTS_PER_ROW, graded_texts, prompt_key
-from workers.gradings.rubrics import RUBRIC, Rubrics, criteria_for
+from workers.gradings.rubrics import Rubrics, criteria_for
 from workers.runs.gradings import HeldGrading
 
 CHUNK = 500
@@ -24,7 +24,7 @@ def expand(held: HeldGrading, rubrics: Rubrics, check: Callable[[], None]) -> No
     if "dataset" in source:
         _expand_dataset(held, Snapshot.model_validate(source["dataset"]), source["kind"], check)
     elif not held.grading.expanded:
-        split = {"by_version": held.grading.resolved[RUBRIC] is None}
+        split = item_queries.split_by(rubrics.names)
         if "job" in source:
             values = {"job_id": source["job"], "purpose": source["purpose"], **split}
             held.add_items(item_queries.ADD_JOB, values, expanded=1)
@@ -59,5 +59,5 @@ def _count(held: HeldGrading, rubrics: Rubrics) -> tuple[int, int]:
     for kind in kinds:
         prompt = {"category": kind.category, "tags": kind.tags or [], "criteria": kind.criteria or []}
         items += kind.items
-        cells += kind.items * len(criteria_for(rubrics.now(kind.rubric_id, kind.rubric_version), prompt))
+        cells += kind.items * len(criteria_for(rubrics.now(kind.category, kind.rubric_id, kind.rubric_version), prompt))
     return items, cells

@@ -48,8 +48,8 @@ class Grader:
     @property
     def _per_text(self) -> int:
         """About how many cells judges are asked for a text."""
-        judged = [c for c in self.rubrics.now().content.criteria if isinstance(c.grader, JudgeGrader)]
-        return max(1, len(judged))
+        judged = [sum(isinstance(c.grader, JudgeGrader) for c in by.content.criteria) for by in self.rubrics.all_pinned]
+        return max(1, *judged)
 
     def run(self) -> None:
         """Until every group is finished."""

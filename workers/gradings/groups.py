@@ -16,7 +16,7 @@ from service.domain.rubric import Criterion
 from service.domain.scoring import ScoredGroup
 from workers.advantages.group import group_cells
 from workers.graders.here import grade_here
-from workers.gradings.rubrics import RUBRIC, GradedBy, Rubrics, criteria_for, score_by
+from workers.gradings.rubrics import GradedBy, Rubrics, criteria_for, score_by
 from workers.runs.gradings import Question
 
 TEXTS_PER_QUESTION = 16
@@ -83,7 +83,7 @@ def prepare(rows: Iterable[Any], rubrics: Rubrics) -> list[GroupWork]:
     for number, lines in groupby(rows, key=lambda row: row.number):
         listed = list(lines)
         members = [Member(row.position, row.prompt, row.text, row.completion_id) for row in listed]
-        by = rubrics.now()
+        by = rubrics.now(members[0].prompt.get("category"))
         criteria = criteria_for(by, members[0].prompt)
         where = places(criteria, local_judges=rubrics.local_judges, models_here=False)
         group = GroupWork(number, by, listed[0].group_id, members, criteria, where)
@@ -111,5 +111,5 @@ def _question(group: GroupWork) -> None:
             texts = [member.text for member in part]
             for queue, criteria in group.places.asked.items():
                 key = f"{group.number}/{len(group.questions)}"
-                question = Question(key, queue, RUBRIC, part[0].prompt, texts, [c.key for c in criteria])
+                question = Question(key, queue, group.by.name, part[0].prompt, texts, [c.key for c in criteria])
                 group.questions.append((question, part))

@@ -40,7 +40,7 @@ def count_stored(held: HeldGrading, rubrics: Rubrics, summary: Summary) -> tuple
     for row in completions:
         groups[row.group_index] = row.signal
         own = by_completion.get(row.id, [])
-        by = rubrics.now(row.rubric_id, row.rubric_version)
+        by = rubrics.now(row.prompt.get("category"), row.rubric_id, row.rubric_version)
         criteria = criteria_for(by, row.prompt)
         weights = {weight.key: weight for weight in criterion_weights(criteria)}
         audit = _audit(list(weights.values()), own)

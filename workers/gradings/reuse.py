@@ -138,7 +138,7 @@ class Regrader:
         kind = json.dumps(prompt, sort_keys=True) if member.criteria or member.tags or member.category else ""
         key = (member.rubric_id, member.rubric_version, member.asked_id, member.asked_version, kind)
         if key not in self._plans:
-            by = self.rubrics.now(member.rubric_id, member.rubric_version)
+            by = self.rubrics.now(member.category, member.rubric_id, member.rubric_version)
             before = self.rubrics.content(member.asked_id, member.asked_version)
             answered = {c.key: cell_identity(c, before.guidelines) for c in criteria_of(before, prompt)}
             criteria = criteria_for(by, prompt)

@@ -8,18 +8,17 @@ from typing import Any
 
 from service.domain.criteria import criteria_of
 from service.domain.grading import scoring_options
+from service.domain.pinned import PinnedRubrics
 from service.domain.rubric import DEFAULT_AGGREGATION, Aggregation, Criterion, RubricContent
 from service.domain.scoring import GroupCells, ScoredGroup, ScoringOptions, score_groups
 from workers.runs.gradings import GradingFailure, HeldGrading
 
-RUBRIC = "rubric"
-"""Where the pinned version stands in what a grading has resolved to."""
-
 
 @dataclass(frozen=True, slots=True)
 class GradedBy:
-    """A version with the grading's aggregation over its author's."""
+    """A version with the grading's aggregation over its author's. `name`: what the grading calls it."""
 
+    name: str
     id: str
     version: int
     content: RubricContent
@@ -36,8 +35,22 @@ class Rubrics:
     """The versions of one grading, each parsed once."""
 
     held: HeldGrading
+    pinned: PinnedRubrics | None = field(init=False)
     _contents: dict[tuple[str, int], RubricContent] = field(default_factory=dict)
     _versions: dict[tuple[str, int], GradedBy] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.pinned = PinnedRubrics.of(self.held.grading.resolved)
+
+    @property
+    def names(self) -> Mapping[str, str] | None:
+        """The pinned versions by category; null where each completion keeps the version that it was graded by."""
+        return self.pinned.by_category if self.pinned is not None else None
+
+    @property
+    def all_pinned(self) -> list[GradedBy]:
+        """The pinned versions."""
+        return [self.now(category) for category in self.names or ()]
 
     def load_all(self, kinds: Iterable[Any]) -> None:
         """Read the versions that stored completions were graded by, and those that their cells were asked by."""
@@ -61,18 +74,27 @@ class Rubrics:
         """A version that has been loaded."""
         return self._contents[rubric_id, version]
 
-    def now(self, rubric_id: str | None = None, version: int | None = None) -> GradedBy:
-        """What is graded by now: the pinned version, else this one."""
-        pinned = self.held.grading.resolved[RUBRIC]
-        if pinned is not None:
-            rubric_id, version = pinned["id"], pinned["version"]
-        assert version is not None
-        pin = (rubric_id or "", version)
+    def now(self, category: str | None, rubric_id: str = "", version: int = 0) -> GradedBy:
+        """What prompts of a category are graded by now: the version that is pinned for it, else this one."""
+        if self.pinned is None:
+            return self._version("", (rubric_id, version), None)
+        name = self.pinned.name_for(category)
+        if name is None:
+            what = "has no category" if category is None else f"has the category '{category}'"
+            message = f"a prompt {what}, for which no rubric was named; name one, or one for '*': all other categories"
+            raise GradingFailure("no_rubric", message)
+        found = self.pinned.versions[name]
+        return self._version(name, (found["id"], found["version"]), found)
+
+    def _version(self, name: str, pin: tuple[str, int], pinned: Mapping[str, Any] | None) -> GradedBy:
         if pin not in self._versions:
             content = RubricContent.model_validate(pinned["content"]) if pinned else self._contents[pin]
-            over = Aggregation.model_validate(self.held.grading.resolved["aggregation"])
-            aggregation = over.over(content.aggregation.over(DEFAULT_AGGREGATION))
-            self._versions[pin] = GradedBy(*pin, content, aggregation, scoring_options(aggregation))
+            if pinned is not None and pinned.get("aggregation") is not None:
+                aggregation = Aggregation.model_validate(pinned["aggregation"])
+            else:
+                over = Aggregation.model_validate(self.held.grading.resolved["aggregation"])
+                aggregation = over.over(content.aggregation.over(DEFAULT_AGGREGATION))
+            self._versions[pin] = GradedBy(name, *pin, content, aggregation, scoring_options(aggregation))
         return self._versions[pin]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Executable, Select, TextClause, and_, any_, func, or_, select, text, update
@@ -18,10 +19,23 @@ ADD_TEXTS: TextClause = text(
     """
 )
 
+
+def split_by(names: Mapping[str, str] | None) -> dict[str, Any]:
+    """How stored groups are told apart, as parameters of the statements below: what is graded by two versions is two groups.
+
+    `names`: version by category; null where each completion keeps the version that it was graded by.
+    """
+    several = names is not None and len(set(names.values())) > 1
+    return {"by_version": names is None, "by_category": json.dumps(dict(names or {})) if several else None}
+
+
 _STORED = """
     INSERT INTO grading_items (grading_id, position, project_id, group_key, completion_id, completion_created_at)
     SELECT :grading_id, row_number() OVER (ORDER BY {order}) - 1, :project_id,
-           CASE WHEN :by_version THEN concat(c.group_id, ':', c.rubric_id, '/', c.rubric_version) ELSE c.group_id END,
+           CASE WHEN :by_version THEN concat(c.group_id, ':', c.rubric_id, '/', c.rubric_version)
+                WHEN CAST(:by_category AS jsonb) IS NOT NULL THEN concat(c.group_id, ':', coalesce(
+                    CAST(:by_category AS jsonb) ->> (c.prompt ->> 'category'), CAST(:by_category AS jsonb) ->> '*'))
+                ELSE c.group_id END,
            c.id, c.created_at
     FROM {source}
 """
@@ -33,8 +47,7 @@ ADD_COMPLETIONS: TextClause = text(
                   JOIN completions c ON c.id = n.id AND c.project_id = :project_id""",
     )
 )
-"""Named completions, in the order of their names; unknown ones are not there. `by_version`: each keeps the version that it
-was graded by, so that those of one group and two versions are two groups."""
+"""Named completions, in the order of their names; unknown ones are not there."""
 
 ADD_JOB: TextClause = text(
     _STORED.format(

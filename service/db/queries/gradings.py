@@ -5,7 +5,7 @@ Every write of a worker starts with `touch`, under the fence of its claim: a sta
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -64,6 +64,26 @@ def has_completions(
 def known_completions(project_id: str, ids: Sequence[str]) -> Select[str]:
     """Those of these ids that the project has."""
     return select(Completion.id).where(Completion.project_id == project_id, Completion.id.in_(ids))
+
+
+def outside_categories(
+    names: Collection[str],
+    *,
+    completions: Sequence[str] | None = None,
+    job: str | None = None,
+    purpose: str | None = None,
+    grading: str | None = None,
+) -> Select[str | None, int]:
+    """The categories beside these of the prompts of some completions, a job's or a grading's, with how many there are."""
+    category = Completion.prompt["category"].astext
+    statement = select(category, func.count()).where(or_(category.is_(None), category.not_in(list(names))))
+    if completions is not None:
+        statement = statement.where(Completion.id.in_(completions))
+    elif job is not None:
+        statement = statement.where(Completion.job_id == job, Completion.purpose == purpose)
+    else:
+        statement = statement.where(Completion.grading_id == grading)
+    return statement.group_by(category).order_by(func.count().desc(), category)
 
 
 _NAMED = """
