@@ -5,11 +5,12 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
+PEERS := $(VENV)/.peers-set-up
 export PYTHONUNBUFFERED = 1
 # Compiled bytecode saves five seconds at each start of a process that imports transformers.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-learning check format clean
+.PHONY: setup demo test test-learning test-parity check format clean
 
 setup: $(STAMP)
 
@@ -22,6 +23,12 @@ $(STAMP): pyproject.toml constraints.txt
 		--editable '.[server,train,local,dev]'
 	@touch $(STAMP)
 
+$(PEERS): $(STAMP) pyproject.toml constraints.txt
+	UV_FIND_LINKS="$$($(BIN)/python -m pip config get global.find-links 2>/dev/null || true)" \
+		$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --constraint constraints.txt \
+		--editable '.[server,train,local,dev,parity]'
+	@touch $(PEERS)
+
 demo: setup ## the whole path: rubric in, better model out
 	$(BIN)/grape demo $(DEMO_ARGS)
 
@@ -30,6 +37,9 @@ test: setup ## real Postgres, real Valkey, real processes
 
 test-learning: setup ## every algorithm moves its own objective, on three seeds, by a stated margin
 	$(BIN)/python -m pytest tests/learning -m learning $(TEST_ARGS)
+
+test-parity: $(PEERS) ## installs the peers (TRL); loss and gradient equal theirs on random batches
+	$(BIN)/python -m pytest tests/parity -m parity $(TEST_ARGS)
 
 check: setup ## lint, types, import contracts, the house, the compose file
 	$(BIN)/ruff check .
