@@ -12,8 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from service.domain.algorithm import EvaluateConfig, OnPolicyConfig, samples, scoring_options
-from service.domain.dataset import DemonstrationRow, PreferenceRow
+from service.domain.algorithm import EvaluateConfig, OnPolicyConfig, packs, samples, scoring_options
 from service.domain.job import JobSpec
 from service.domain.job_state import JobFailure
 from service.domain.model import UNNORMALISED, UNNORMALISED_WARNING, Normalisation
@@ -22,16 +21,17 @@ from service.domain.preference import RewardModelConfig
 from service.domain.rubric import DEFAULT_AGGREGATION, Aggregation, RubricContent
 from service.domain.scoring import ScoringOptions
 from workers.algorithms import ALGORITHMS
-from workers.algorithms.base import Demonstration, Preference
+from workers.algorithms.base import Algorithm
 from workers.graders.local.reward import RewardScorer
 from workers.graders.local.shelf import Shelf
 from workers.graders.rubric import CategoryGrader, Desk, RubricGrader
 from workers.policy.causal import CausalPolicy
 from workers.policy.heads import add_value_model, load_reward_policy
-from workers.policy.loading import ModelFiles, load_policy
+from workers.policy.loading import ModelFiles, Reading, load_policy, read_reading
 from workers.policy.reward import RewardPolicy
-from workers.policy.tokenization import TokenizationError, encode_demonstration, encode_preference
+from workers.policy.supervised import keeps_packed_apart
 from workers.prompts import read_prompt
+from workers.rows import read_demonstrations, read_preferences
 from workers.training.checkpoint import read_trainer_state, restore
 from workers.training.environment import Rollouts, TrainingEnvironment
 from workers.training.evaluation import Evaluation
@@ -70,42 +70,36 @@ def assemble(materials: Materials) -> Run:
     if materials.resume is not None:
         state = read_trainer_state(materials.resume)
     algorithm = ALGORITHMS[spec.algorithm.type](spec)
-    common: dict[str, Any] = {
-        "adapter": spec.adapter,
-        "precision": "fp32" if algorithm.full_precision else spec.training.precision,
-        "budget": spec.training.microbatch_tokens,
-        "seed": spec.training.seed,
-        "resume": materials.resume,
-    }
-    policy: Any
-    if algorithm.model_kind == "reward":
-        policy = load_reward_policy(materials.files, **common)
-    else:
-        policy = load_policy(materials.files, reference=algorithm.needs_reference, **common)
-        if algorithm.value_kind is not None:
-            given = {name: value for name, value in common.items() if name != "resume"}
-            add_value_model(policy, algorithm.value_kind, materials.files, **given)
-    optimizer = build_optimizer(policy, spec.training, algorithm.value_learning_rate) if algorithm.trains else None
+    # Rows are read before any weight is: what is wrong with them is told at once.
+    reading = read_reading(materials.files)
     scorer = _scorer(materials)
     environment = TrainingEnvironment(
         spec, state, materials.recorder, steps=materials.steps, check=materials.control.check
     )
-    if samples(spec.algorithm):
-        grader = _grader(materials, "rubric", scorer)
-        environment.prompts = _prompts(materials, "prompts", policy, grader)
-        environment.rollouts = _rollouts(materials, policy, grader)
+    grader = _grader(materials, "rubric", scorer) if samples(spec.algorithm) else None
+    if grader is not None:
+        environment.prompts = _prompts(materials, "prompts", reading, grader)
         environment.aggregations = {name: own.aggregation for name, own in grader.graders.items()}
         # The watch is over whole steps, in which rubrics are mixed: the strictest author's wish holds.
         environment.max_null_share = min(a.max_null_share or 0.0 for a in environment.aggregations.values())
     elif spec.data.demonstrations is not None:
-        environment.demonstrations = _demonstrations(materials, policy)
+        environment.demonstrations = read_demonstrations(
+            _dataset(materials, "demonstrations"), materials.rows("demonstrations"), reading, spec.algorithm
+        )
     elif spec.data.preferences is not None:
-        environment.preferences = _preferences(materials, policy)
-    evaluation: Evaluation | PairEvaluation | None
+        environment.preferences = read_preferences(
+            _dataset(materials, "preferences"), materials.rows("preferences"), reading
+        )
+    evaluation: Evaluation | PairEvaluation | None = _evaluation(materials, reading, scorer)
+    _load_reward_models(materials, scorer)
+    policy = _policy(materials, algorithm)
+    optimizer = build_optimizer(policy, spec.training, algorithm.value_learning_rate) if algorithm.trains else None
+    if grader is not None:
+        environment.rollouts = _rollouts(materials, policy, grader)
+    if isinstance(evaluation, Evaluation):
+        evaluation.rollouts.policy = policy
     if isinstance(spec.algorithm, RewardModelConfig):
         evaluation = _held_out(materials, policy, environment, spec.algorithm)
-    else:
-        evaluation = _evaluation(materials, policy, scorer)
     run = Run(
         spec=spec,
         steps=materials.steps,
@@ -127,22 +121,54 @@ def assemble(materials: Materials) -> Run:
     return run
 
 
+def _policy(materials: Materials, algorithm: Algorithm) -> Any:
+    """The model that is trained or sampled, with its value model if the algorithm has one."""
+    spec = materials.spec
+    common: dict[str, Any] = {
+        "adapter": spec.adapter,
+        "precision": "fp32" if algorithm.full_precision else spec.training.precision,
+        "budget": spec.training.microbatch_tokens,
+        "seed": spec.training.seed,
+        "resume": materials.resume,
+    }
+    if algorithm.model_kind == "reward":
+        return load_reward_policy(materials.files, **common)
+    policy = load_policy(materials.files, reference=algorithm.needs_reference, **common)
+    if algorithm.value_kind is not None:
+        given = {name: value for name, value in common.items() if name != "resume"}
+        add_value_model(policy, algorithm.value_kind, materials.files, **given)
+    if packs(spec.algorithm):
+        policy.packs = keeps_packed_apart(policy.model, policy.pad_id, policy.device)
+        if not policy.packs:
+            message = "this model does not keep packed examples apart, so each is run in a row of its own: slower, and as right"
+            materials.recorder.event("job.warning", {"code": "not_packed", "message": message})
+    return policy
+
+
+def _dataset(materials: Materials, data: str) -> str:
+    return str(materials.resolved["data"][data]["dataset"])
+
+
 def _scorer(materials: Materials) -> RewardScorer:
-    """The reward models that the rubrics ask, loaded now, so that one that cannot be used ends the job before it begins."""
+    """Who asks the reward models of the rubrics."""
     pinned: dict[str, dict[str, Any]] = materials.resolved.get("models", {})
 
     def constants(model_id: str) -> Normalisation:
         known = pinned[model_id]["normalisation"]
         return UNNORMALISED if known is None else Normalisation.model_validate(known)
 
-    scorer = RewardScorer(cache(materials.model_files), constants, Shelf())
+    return RewardScorer(cache(materials.model_files), constants, Shelf())
+
+
+def _load_reward_models(materials: Materials, scorer: RewardScorer) -> None:
+    """Now, so that one that cannot be used ends the job before it begins."""
+    pinned: dict[str, dict[str, Any]] = materials.resolved.get("models", {})
     for model_id, model in pinned.items():
         if model["kind"] == "reward":
             scorer.load(model_id)
             if model["normalisation"] is None:
                 data = {"code": "no_normalisation", "model": model_id, "message": UNNORMALISED_WARNING}
                 materials.recorder.event("job.warning", data)
-    return scorer
 
 
 def _warn(materials: Materials) -> None:
@@ -186,12 +212,12 @@ def _by_rubric(materials: Materials, name: str, version: dict[str, Any], scorer:
     )
 
 
-def _rollouts(materials: Materials, policy: CausalPolicy, grader: CategoryGrader) -> Rollouts:
+def _rollouts(materials: Materials, policy: Any, grader: CategoryGrader) -> Rollouts:
     spec = materials.spec
     return Rollouts(policy, grader, materials.control, spec.training.seed, spec.rollout.max_completion_tokens)
 
 
-def _evaluation(materials: Materials, policy: CausalPolicy, scorer: RewardScorer) -> Evaluation | None:
+def _evaluation(materials: Materials, reading: Reading, scorer: RewardScorer) -> Evaluation | None:
     """Held-out evaluation of a training job; for an `evaluate` job, the whole of it."""
     spec = materials.spec
     if isinstance(spec.algorithm, EvaluateConfig):
@@ -209,9 +235,9 @@ def _evaluation(materials: Materials, policy: CausalPolicy, scorer: RewardScorer
     if isinstance(spec.algorithm, EvaluateConfig):
         shown = {name: scoring_options(own.aggregation) for name, own in grader.graders.items()}
     return Evaluation(
-        rollouts=_rollouts(materials, policy, grader),
+        rollouts=_rollouts(materials, None, grader),  # the policy is loaded later
         recorder=materials.recorder,
-        prompts=_prompts(materials, data, policy, grader),
+        prompts=_prompts(materials, data, reading, grader),
         temperature=temperature,
         samples=samples,
         every_steps=every,
@@ -219,34 +245,14 @@ def _evaluation(materials: Materials, policy: CausalPolicy, scorer: RewardScorer
     )
 
 
-def _prompts(materials: Materials, data: str, policy: CausalPolicy, grader: CategoryGrader) -> list[Prompt]:
+def _prompts(materials: Materials, data: str, reading: Reading, grader: CategoryGrader) -> list[Prompt]:
     """Every prompt of a snapshot, tokenised under its rubric's system prompt and checked."""
-    dataset = materials.resolved["data"][data]["dataset"]
+    dataset = _dataset(materials, data)
     # What the job's options allow is asked of the prompts that they are for, not of those that are held out.
     config = materials.spec.algorithm if data == "prompts" else None
     longest = materials.spec.rollout.max_completion_tokens
     rows = ((f"{dataset}:{seq}", content) for seq, content in materials.rows(data))
-    return [read_prompt(row_id, content, policy, grader, config=config, longest=longest) for row_id, content in rows]
-
-
-def _demonstrations(materials: Materials, policy: CausalPolicy) -> list[Demonstration]:
-    dataset = materials.resolved["data"]["demonstrations"]["dataset"]
-    found = []
-    for seq, content in materials.rows("demonstrations"):
-        row_id = f"{dataset}:{seq}"
-        row = DemonstrationRow.model_validate(content)
-        try:
-            prompt, completion = encode_demonstration(policy.tokenizer, row, policy.eos_ids)
-        except TokenizationError as error:
-            raise JobFailure("data_invalid", f"row {row_id}: {error}") from None
-        _check_whole(row_id, len(prompt) + len(completion), policy.context_length)
-        found.append(Demonstration(row_id, prompt, completion, row.weight))
-    return found
-
-
-def _check_whole(row_id: str, whole: int, context: int | None) -> None:
-    if context is not None and whole > context:
-        raise JobFailure("data_invalid", f"row {row_id} has {whole} tokens, more than the model's context of {context}")
+    return [read_prompt(row_id, content, reading, grader, config=config, longest=longest) for row_id, content in rows]
 
 
 def _held_out(
@@ -262,18 +268,3 @@ def _held_out(
             f"the {len(pairs)} pairs share one prompt, so none can be held out; add pairs of other prompts",
         )
     return PairEvaluation(policy, materials.recorder, materials.control, held, config.evaluate_every_steps)
-
-
-def _preferences(materials: Materials, policy: CausalPolicy | RewardPolicy) -> list[Preference]:
-    dataset = materials.resolved["data"]["preferences"]["dataset"]
-    found = []
-    for seq, content in materials.rows("preferences"):
-        row_id = f"{dataset}:{seq}"
-        row = PreferenceRow.model_validate(content)
-        try:
-            prompt, chosen, rejected = encode_preference(policy.tokenizer, row, policy.eos_ids)
-        except TokenizationError as error:
-            raise JobFailure("data_invalid", f"row {row_id}: {error}") from None
-        _check_whole(row_id, len(prompt) + max(len(chosen), len(rejected)), policy.context_length)
-        found.append(Preference(row_id, prompt, chosen, rejected, row.margin or 0.0))
-    return found

@@ -10,13 +10,13 @@ from service.domain.dataset import PromptRow, prompt_view
 from service.domain.job_state import JobFailure
 from service.domain.rubric import Criterion
 from workers.graders.rubric import CategoryGrader, RubricGrader, prompt_needs
-from workers.policy.causal import CausalPolicy
+from workers.policy.loading import Reading
 from workers.policy.tokenization import TokenizationError, encode_prompt
 from workers.types import Prompt
 
 
 def read_prompt(
-    row_id: str, content: dict[str, Any], policy: CausalPolicy, grader: CategoryGrader, *, config: Any, longest: int
+    row_id: str, content: dict[str, Any], reading: Reading, grader: CategoryGrader, *, config: Any, longest: int
 ) -> Prompt:
     """A row's prompt under its rubric's system prompt; `JobFailure` with the row's id for what is wrong with it.
 
@@ -28,10 +28,10 @@ def read_prompt(
     system_prompt = own.content.system_prompt
     try:
         text = with_system_prompt(row.text_or_messages, system_prompt)
-        tokens = encode_prompt(policy.tokenizer, text, policy.eos_ids)
+        tokens = encode_prompt(reading.tokenizer, text, reading.eos_ids)
     except TokenizationError as error:
         raise JobFailure("data_invalid", f"row {row_id}: {error}") from None
-    _check_length(row_id, len(tokens), longest, policy.context_length)
+    _check_length(row_id, len(tokens), longest, reading.context_length)
     view = prompt_view(row, row_id, system_prompt)
     criteria = own.criteria_of(view)
     _check_criteria(row_id, view, criteria)

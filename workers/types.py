@@ -110,22 +110,44 @@ class PolicyBatch:
 
 @dataclass(frozen=True, slots=True)
 class SupervisedBatch:
-    """Demonstrations of one optimizer step; `weight_in_step` is the sum over all tokens of their rows' weights."""
+    """Demonstrations of one optimizer step; `weight_in_step` is the sum over all trained tokens of their rows' weights.
+
+    `trained_B_T[b][t]` says whether token t is learned or only read (a user's turn between two of the assistant's); none: all are.
+    """
 
     prompts_B_T: list[list[int]]
     tokens_B_T: list[list[int]]
     weights_B: list[float]
     weight_in_step: float
+    trained_B_T: list[list[bool]] = field(default_factory=list)
+
+    @classmethod
+    def step(
+        cls, prompts: list[list[int]], tokens: list[list[int]], weights: list[float], trained: list[list[bool]]
+    ) -> SupervisedBatch:
+        """These rows as an optimizer step."""
+        batch = cls(prompts, tokens, weights, 0.0, [] if all(all(row) for row in trained) else trained)
+        return batch.minibatch(list(range(len(tokens))))
 
     def minibatch(self, rows: list[int]) -> SupervisedBatch:
         """These rows as an optimizer step of their own."""
-        weight = sum(self.weights_B[b] * len(self.tokens_B_T[b]) for b in rows)
-        return replace(self.select(rows), weight_in_step=weight)
+        weight = sum(self.weights_B[b] * self.trained_tokens(b) for b in rows)
+        return replace(self.select(rows), weight_in_step=float(weight))
+
+    def trained_places(self, b: int) -> list[int]:
+        """The places of a row's trained tokens in its completion."""
+        if not self.trained_B_T:
+            return list(range(len(self.tokens_B_T[b])))
+        return [t for t, trained in enumerate(self.trained_B_T[b]) if trained]
+
+    def trained_tokens(self, b: int) -> int:
+        """How many tokens of a row are trained."""
+        return sum(self.trained_B_T[b]) if self.trained_B_T else len(self.tokens_B_T[b])
 
     @property
     def token_count(self) -> int:
-        """Completion tokens."""
-        return sum(len(tokens) for tokens in self.tokens_B_T)
+        """Trained tokens."""
+        return sum(self.trained_tokens(b) for b in range(len(self.tokens_B_T)))
 
     def select(self, rows: list[int]) -> SupervisedBatch:
         """The same step with only these rows in it."""
@@ -134,6 +156,7 @@ class SupervisedBatch:
             [self.tokens_B_T[b] for b in rows],
             [self.weights_B[b] for b in rows],
             self.weight_in_step,
+            [self.trained_B_T[b] for b in rows] if self.trained_B_T else [],
         )
 
 

@@ -9,9 +9,10 @@ from service.domain.conversation import Message
 from service.domain.dataset import DemonstrationRow
 from service.domain.job import LoraSpec
 from workers.losses.logprobs import token_logprobs
-from workers.policy.forward import policy_pieces, supervised_pieces
+from workers.policy.forward import policy_pieces
 from workers.policy.generation.sampler import SamplingOptions, choose
 from workers.policy.loading import ModelFiles, load_policy
+from workers.policy.supervised import supervised_pieces
 from workers.policy.tokenization import TokenizationError, decode, encode_demonstration, encode_prompt, eos_ids_of
 from workers.types import PolicyBatch, SupervisedBatch
 
@@ -151,7 +152,7 @@ def test_pieces_add_up_and_fit(tiny_folder, load, budget):
         assert padded <= budget or len(piece.tokens_B_T) == 1
         assert piece.tokens_in_step == batch.tokens_in_step
     rows = SupervisedBatch([PROMPTS[0]] * 5, batch.tokens_B_T[:5], [1.0, 2, 3, 4, 5], 9.0)
-    parts = list(supervised_pieces(rows, budget))
+    parts = list(supervised_pieces(rows, budget, packed=False))
     assert sorted(w for part in parts for w in part.weights_B) == [1, 2, 3, 4, 5]
 
 

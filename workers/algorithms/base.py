@@ -73,6 +73,8 @@ class Demonstration:
     prompt: list[int]
     completion: list[int]
     weight: float
+    trained: list[bool] | None = None
+    """Which tokens of the completion are learned; null: all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +234,7 @@ class Algorithm:
 
 
 def supervised_loss(policy: Policy, batch: SupervisedBatch) -> LossOutput:
-    """Σ weight·(−log π) / Σ weight over the completion tokens of the optimizer step."""
+    """Σ weight·(−log π) / Σ weight over the trained tokens of the optimizer step."""
     flat = policy.supervised_logprobs(batch)
     weights = flat.logprobs.new_tensor(batch.weights_B)[flat.sequence]
     loss = -(weights * flat.logprobs).sum() / batch.weight_in_step

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: −log π of the demonstrations' completion tokens, each row times its weight."""
+"""Supervised fine-tuning: −log π of the demonstrations' completions, or of all turns of the assistant, each row by its weight."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from workers.types import LossOutput, SupervisedBatch
 
 
 class Sft(Algorithm):
-    """Cross-entropy, averaged over all completion tokens of the optimizer step (never a mean of micro-batch means)."""
+    """Cross-entropy, averaged over all trained tokens of the optimizer step (never a mean of micro-batch means)."""
 
     def collect(self, environment: Environment) -> Collected:
         """The next `training.batch_size` demonstrations."""
         assert self.spec.training.batch_size is not None
         rows = environment.next_demonstrations(self.spec.training.batch_size)
-        batch = SupervisedBatch(
-            prompts_B_T=[row.prompt for row in rows],
-            tokens_B_T=[row.completion for row in rows],
-            weights_B=[row.weight for row in rows],
-            weight_in_step=sum(row.weight * len(row.completion) for row in rows),
+        batch = SupervisedBatch.step(
+            [row.prompt for row in rows],
+            [row.completion for row in rows],
+            [row.weight for row in rows],
+            [row.trained or [True] * len(row.completion) for row in rows],
         )
-        environment.report({"completion_length": sum(len(row.completion) for row in rows) / len(rows)})
+        environment.report({"completion_length": batch.token_count / len(rows)})
         return Collected(batch)
 
     def loss(self, policy: Policy, batch: SupervisedBatch) -> LossOutput:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from workers.policy import forward
+from workers.policy import forward, supervised
 from workers.policy.generation.sampler import Sample, SamplingOptions, sample_groups
 from workers.policy.value_head import SeparateValue, SharedValue, ValueModel
 from workers.types import Batch, FlatDistributions, FlatLogprobs, PolicyBatch, PreferenceBatch, SupervisedBatch
@@ -37,6 +37,8 @@ class CausalPolicy:
     reference_model: Any = None
     moved_reference: dict[str, Tensor] = field(default_factory=dict)
     value: ValueModel | None = None
+    packs: bool = False
+    """Whether demonstrations share rows; only for models that keep them apart (`supervised.keeps_packed_apart`)."""
 
     @property
     def pad_id(self) -> int:
@@ -60,7 +62,7 @@ class CausalPolicy:
             return list(forward.policy_pieces(batch, self.budget))
         if isinstance(batch, PreferenceBatch):
             return list(forward.preference_pieces(batch, self.budget))
-        return list(forward.supervised_pieces(batch, self.budget))
+        return list(supervised.supervised_pieces(batch, self.budget, packed=self.packs))
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         if self.autocast is None:
@@ -138,7 +140,7 @@ class CausalPolicy:
     def supervised_logprobs(self, batch: SupervisedBatch) -> FlatLogprobs:
         """log π of demonstrations, with gradient."""
         with self._precision():
-            return forward.supervised_logprobs(self.model, batch, self.pad_id, self.device)
+            return supervised.supervised_logprobs(self.model, batch, self.pad_id, self.device, packed=self.packs)
 
     def pair_logprobs(self, batch: PreferenceBatch) -> FlatLogprobs:
         """log π of chosen and rejected completions, with gradient."""

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from workers.losses.logprobs import token_entropy, token_logprobs, wide
-from workers.types import FlatDistributions, FlatLogprobs, PolicyBatch, PreferenceBatch, SupervisedBatch
+from workers.types import FlatDistributions, FlatLogprobs, PolicyBatch, PreferenceBatch
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -163,21 +163,6 @@ def pair_logprobs(model: Any, batch: PreferenceBatch, pad: int, device: torch.de
     )
 
 
-def supervised_logprobs(model: Any, batch: SupervisedBatch, pad: int, device: torch.device) -> FlatLogprobs:
-    """log π of every completion token of demonstrations, flat."""
-    rows = [[*prompt, *tokens] for prompt, tokens in zip(batch.prompts_B_T, batch.tokens_B_T, strict=True)]
-    ids, mask = pad_right(rows, pad, device)
-    starts = torch.tensor([len(prompt) for prompt in batch.prompts_B_T], device=device)
-    out = model(
-        input_ids=ids[:, :-1], attention_mask=mask[:, :-1], position_ids=positions(mask[:, :-1]), use_cache=False
-    )
-    column = torch.arange(ids.shape[1], device=device)
-    wanted = ((column >= starts.unsqueeze(1)) & mask.bool())[:, 1:]
-    logprobs = token_logprobs(out.logits[wanted], ids[:, 1:][wanted])
-    lengths = [len(row) for row in batch.tokens_B_T]
-    return FlatLogprobs(logprobs, _owners(lengths, device), lengths)
-
-
 def _owners(lengths: Sequence[int], device: torch.device) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(device)
 
@@ -223,19 +208,6 @@ def _padded(batch: PolicyBatch, rows: list[int]) -> int:
     prompts = {batch.prompt_of_B[row] for row in rows}
     widest = max(len(batch.prompts_P_T[p]) for p in prompts)
     return len(prompts) * widest + len(rows) * max(len(batch.tokens_B_T[row]) for row in rows)
-
-
-def supervised_pieces(batch: SupervisedBatch, budget: int) -> Iterator[SupervisedBatch]:
-    """Cut demonstrations, sorted by length, so that no piece, padded, has more than `budget` tokens."""
-    lengths = [len(p) + len(t) for p, t in zip(batch.prompts_B_T, batch.tokens_B_T, strict=True)]
-    piece: list[int] = []
-    for row in sorted(range(len(lengths)), key=lambda k: (-lengths[k], k)):
-        if piece and lengths[piece[0]] * (len(piece) + 1) > budget:
-            yield batch.select(piece)
-            piece = []
-        piece.append(row)
-    if piece:
-        yield batch.select(piece)
 
 
 def preference_pieces(batch: PreferenceBatch, budget: int) -> Iterator[PreferenceBatch]:

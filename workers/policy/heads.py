@@ -31,7 +31,6 @@ def load_reward_policy(
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    files.verify()
     if files.base is not None:
         raise JobFailure(
             "model_invalid",

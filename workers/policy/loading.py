@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -59,6 +60,39 @@ def pick_autocast(precision: str, device: torch.device) -> torch.dtype | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a model reads and writes text, which is known before its weights are loaded."""
+
+    tokenizer: Any
+    eos_ids: list[int]
+    context_length: int | None
+
+
+def read_reading(files: ModelFiles) -> Reading:
+    """From the tokenizer and the configurations; of an adapter, with those of its base. The files are verified."""
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    files.verify()
+    whole = files
+    while whole.base is not None:
+        whole = whole.base
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False, local_files_only=True)
+        config = AutoConfig.from_pretrained(whole.folder, trust_remote_code=False, local_files_only=True)
+        generation = GenerationConfig.from_model_config(config)
+        if (whole.folder / "generation_config.json").is_file():
+            generation = GenerationConfig.from_pretrained(whole.folder, local_files_only=True)
+    except Exception as error:  # transformers raises whatever its readers raise; to the user it is one thing
+        raise JobFailure(
+            "model_invalid", f"model {files.id} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+    eos_ids = eos_ids_of(SimpleNamespace(config=config, generation_config=generation), tokenizer)
+    if not eos_ids:
+        raise JobFailure("model_invalid", f"model {files.id} has no end-of-sequence token, so no completion could end")
+    return Reading(tokenizer, eos_ids, getattr(config.get_text_config(), "max_position_embeddings", None))
+
+
 def load_model(files: ModelFiles, device: torch.device) -> tuple[Any, Any]:
     """A model in float32 with dropout off, and its tokenizer; an adapter is merged into its base."""
     from transformers import AutoTokenizer
@@ -103,9 +137,8 @@ def load_policy(
     """The policy of a job, and its frozen reference if the algorithm needs one.
 
     With `resume`, a checkpoint of the job, the trained weights come from there; the reference is still the model that the
-    job started from.
+    job started from. The files have been verified (`read_reading`).
     """
-    files.verify()
     device = pick_device()
     whole_checkpoint = resume is not None and adapter is None
     source = ModelFiles(files.id, resume, []) if whole_checkpoint and resume is not None else files

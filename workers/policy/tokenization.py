@@ -39,7 +39,7 @@ def encode_prompt(tokenizer: Any, prompt: str | Sequence[Message], eos_ids: Sequ
         while ids and ids[-1] in eos_ids:  # some tokenizers end every text; nothing could follow that
             ids.pop()
     else:
-        ids = _render(tokenizer, prompt, generation_prompt=True)
+        ids = render(tokenizer, prompt, generation_prompt=True)
     if not ids:
         raise TokenizationError("the prompt has no tokens")
     return ids
@@ -47,19 +47,11 @@ def encode_prompt(tokenizer: Any, prompt: str | Sequence[Message], eos_ids: Sequ
 
 def encode_demonstration(tokenizer: Any, row: DemonstrationRow, eos_ids: Sequence[int]) -> tuple[list[int], list[int]]:
     """Prompt ids and completion ids; the completion ends with an EOS id, which is trained like any other token."""
-    messages = row.messages
-    if messages is None and not isinstance(row.prompt, str):
-        assert row.prompt is not None
-        assert row.completion is not None
-        messages = [*row.prompt, Message(role="assistant", content=row.completion)]
+    messages = conversation_of(row)
     if messages is not None:
-        prompt = _render(tokenizer, messages[:-1], generation_prompt=True)
-        whole = _render(tokenizer, messages, generation_prompt=False)
-        if whole[: len(prompt)] != prompt:
-            raise TokenizationError(
-                "the chat template renders the prompt differently once the answer follows, so the two cannot be told apart"
-            )
-        completion = whole[len(prompt) :]
+        prompt = render(tokenizer, messages[:-1], generation_prompt=True)
+        whole = render(tokenizer, messages, generation_prompt=False)
+        completion = whole[len(prompt) :] if whole[: len(prompt)] == prompt else _after_the_prompt(tokenizer, messages)
         # Templates often write a line break after the end of the turn; sampling stops before it.
         last = max((k for k, token in enumerate(completion) if token in eos_ids), default=None)
         completion = completion[: last + 1] if last is not None else [*completion, eos_ids[0]]
@@ -71,6 +63,37 @@ def encode_demonstration(tokenizer: Any, row: DemonstrationRow, eos_ids: Sequenc
     if not prompt:
         raise TokenizationError("the prompt has no tokens and the model has no BOS token to start from")
     return prompt, completion
+
+
+def conversation_of(row: DemonstrationRow) -> list[Message] | None:
+    """The row as messages that end with the assistant's; null for plain text."""
+    if row.messages is not None:
+        return row.messages
+    if isinstance(row.prompt, str):
+        return None
+    assert row.prompt is not None
+    assert row.completion is not None
+    return [*row.prompt, Message(role="assistant", content=row.completion)]
+
+
+def _after_the_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """The answer's ids where a token of the whole would lie across its beginning: tokenised apart, as it is when it is sampled."""
+    before, whole = (
+        _written(tokenizer, turns, generation_prompt=prompt)
+        for turns, prompt in ((messages[:-1], True), (messages, False))
+    )
+    if not whole.startswith(before):
+        raise TokenizationError(
+            "the chat template renders the prompt differently once the answer follows, so the two cannot be told apart"
+        )
+    return list(tokenizer(whole[len(before) :], add_special_tokens=False)["input_ids"])
+
+
+def _written(tokenizer: Any, messages: Sequence[Message], *, generation_prompt: bool) -> str:
+    """The text that the chat template makes; `render` has shown that it takes these messages."""
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    text: str = tokenizer.apply_chat_template(turns, add_generation_prompt=generation_prompt, tokenize=False)
+    return text
 
 
 def encode_preference(
@@ -110,19 +133,19 @@ def encode_scored(
     if as_demonstration:
         start, ids = encode_demonstration(tokenizer, DemonstrationRow(messages=turns), eos_ids)
         return [*start, *ids]
-    return _render(tokenizer, turns, generation_prompt=False)
+    return render(tokenizer, turns, generation_prompt=False)
 
 
 def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """The ids that a chat model continues. Where its template takes no system message, the first user message begins with it."""
     try:
-        return _render(tokenizer, messages, generation_prompt=True)
+        return render(tokenizer, messages, generation_prompt=True)
     except TokenizationError:
         if not tokenizer.chat_template or len(messages) < 2 or messages[0].role != "system":
             raise
     system, user, *rest = messages
     merged = Message(role=user.role, content=f"{system.content}\n\n{user.content}")
-    return _render(tokenizer, [merged, *rest], generation_prompt=True)
+    return render(tokenizer, [merged, *rest], generation_prompt=True)
 
 
 def _own_eos(tokenizer: Any, eos_ids: Sequence[int]) -> int:
@@ -133,7 +156,8 @@ def _start(tokenizer: Any) -> list[int]:
     return [int(tokenizer.bos_token_id)] if tokenizer.bos_token_id is not None else []
 
 
-def _render(tokenizer: Any, messages: Sequence[Message], *, generation_prompt: bool) -> list[int]:
+def render(tokenizer: Any, messages: Sequence[Message], *, generation_prompt: bool) -> list[int]:
+    """The ids that the chat template makes of messages."""
     if not tokenizer.chat_template:
         raise TokenizationError(
             "the row holds messages and the model's tokenizer has no chat template; give 'prompt' as plain text, "
