@@ -174,7 +174,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_with_what_to_do(tiny_
     model = reading(tiny_folder, forgetful)
     row = {"messages": [{"role": role, "content": text} for role, text in TALK]}
     with pytest.raises(
-        JobFailure, match=r"row ds_0:7: .* writes turn 3 differently once others follow.* loss_on 'completion'"
+        JobFailure, match=r"row ds_0:7: .* writes turn 3 differently once others follow.*loss_on 'completion'"
     ) as caught:
         read_demonstrations("ds_0", [(7, row)], model, SftConfig(type="sft", loss_on="assistant"))
     assert caught.value.code == "data_invalid"
