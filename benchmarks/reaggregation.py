@@ -37,7 +37,7 @@ from service.local.stack import free_port
 from service.operation import Caller
 from workers.gradings.reuse import Regrader
 from workers.gradings.rubrics import Rubrics
-from workers.runs.gradings import GradingClaims
+from workers.runs.grading_claims import GradingClaims
 
 CALLER = Caller("prj_1", "key_1", "gk_1", frozenset({"admin"}))
 JOB = "job_1"

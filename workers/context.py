@@ -18,7 +18,7 @@ from workers.local_grading import LocalGradingEngine
 from workers.nursery import Nursery
 from workers.runs.cells import CellWork
 from workers.runs.claims import Claims
-from workers.runs.gradings import GradingClaims
+from workers.runs.grading_claims import GradingClaims
 from workers.supervise import Runner
 from workers.transfer import Registrar
 

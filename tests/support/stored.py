@@ -19,7 +19,8 @@ from service.gradings.commands import create_grading
 from service.operation import Caller
 from workers.gradings.reuse import Regrader
 from workers.gradings.rubrics import Rubrics
-from workers.runs.gradings import GradingClaims, copy_rows
+from workers.runs.copying import copy_rows
+from workers.runs.grading_claims import GradingClaims
 from workers.runs.writer import cell_row
 
 JUDGE = "jdg_1"

@@ -18,7 +18,8 @@ from workers.gradings.results import Answer, StoredResults
 from workers.gradings.reuse import Regrader
 from workers.gradings.rubrics import Rubrics
 from workers.runs.cells import channel
-from workers.runs.gradings import GradingClaims, GradingFailure, HeldGrading
+from workers.runs.grading_claims import GradingClaims
+from workers.runs.gradings import GradingFailure, HeldGrading
 from workers.runs.held import StaleFence
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
@@ -24,6 +24,7 @@ from service.domain.places import GRADING
 from service.queue import Bell
 from service.queue import Outbox as OutboxSender
 from workers.runs.held import HeldJob
+from workers.runs.leases import LeaseQueries, Leases
 
 log = logging.getLogger(__name__)
 
@@ -158,9 +159,10 @@ class ClaimedBatch:
 
 
 @dataclass(slots=True)
-class CellWork:
+class CellWork(Leases):
     """The grading worker's side."""
 
+    rows: ClassVar[LeaseQueries] = queries
     database: Database
     bell: Bell
     lease_s: float
@@ -219,14 +221,3 @@ class CellWork:
         if done:
             self.bell.ring(channel(batch.owner_id))
         return done
-
-    def renew(self, batches: dict[str, int]) -> set[str]:
-        """Renew leases; the batches that we still hold."""
-        with self.database.transaction() as session:
-            rows = session.execute(queries.renew(batches, self.worker_id, self.lease_s))
-            return {batch_id for batch_id, fence in rows if batches.get(batch_id) == fence}
-
-    def release(self) -> None:
-        """Give everything back, for another worker to take at once."""
-        with self.database.transaction() as session:
-            session.execute(queries.release(self.worker_id))

@@ -1,33 +1,25 @@
-"""Gradings, as the worker that holds them sees them: claims, and writes that all carry the fence."""
+"""A grading, as the worker that holds it sees it: reads, and writes that all carry the fence."""
 
 from __future__ import annotations
 
-import json
-import logging
-import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Executable, insert
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
-from service.config import JobsSettings
 from service.db.engine import Database
 from service.db.queries import cells as cell_queries
 from service.db.queries import grading_items as item_queries
 from service.db.queries import gradings as queries
-from service.db.queries import jobs as job_queries
 from service.db.queries.rubrics import these_versions
 from service.db.tables import CellBatch, CellRequest, Grading, Outbox
 from service.domain.grade import Cell
 from service.domain.ids import new_id
+from workers.runs.copying import copy_rows, driver
 from workers.runs.held import StaleFence, through_outage
 
-log = logging.getLogger(__name__)
-
-MAX_BACKOFF_S = 300.0
 T = TypeVar("T")
 
 
@@ -49,73 +41,6 @@ class Question:
     prompt: dict[str, Any]
     texts: list[str]
     criteria: list[str]
-
-
-@dataclass(slots=True)
-class GradingClaims:
-    """The gradings of this worker process."""
-
-    database: Database
-    settings: JobsSettings
-    lease_s: float
-    worker_id: str = field(default_factory=lambda: new_id("worker"))
-    _connected_since: float | None = None
-
-    def claim(self, lane: str) -> HeldGrading | None:
-        """One of a lane to work on, held from now on. What has failed too often is ended here.
-
-        A lapsed lease is taken over only once this process has reached the database for as long as a lease lasts: an outage of
-        the database must not look like the death of every worker.
-        """
-        now = time.monotonic()
-        lapsed = self._connected_since is not None and now - self._connected_since > self.lease_s
-        statement = queries.claim(self.worker_id, self.lease_s, lane, lapsed=lapsed)
-        try:
-            return self._claim(statement)
-        except (OperationalError, InterfaceError):
-            self._connected_since = None
-            raise
-
-    def _claim(self, statement: Executable) -> HeldGrading | None:
-        with self.database.transaction() as session:
-            row = session.execute(statement).first()
-            self._connected_since = self._connected_since or time.monotonic()
-            if row is None:
-                return None
-            session.execute(job_queries.forget_messages(row.id))
-            grading = session.get_one(Grading, row.id)
-        held = HeldGrading(self.database, grading, row.fence)
-        if grading.failures >= self.settings.max_attempts:
-            held.fail("max_attempts", f"{grading.failures} attempts ended without a result; the last worker was lost")
-            return self._claim(statement)
-        return held
-
-    def renew(self, held: dict[str, int]) -> set[str]:
-        """Renew leases; the gradings that are still ours."""
-        with self.database.transaction() as session:
-            rows = session.execute(queries.renew(held, self.worker_id, self.lease_s))
-            return {grading_id for grading_id, fence in rows if held.get(grading_id) == fence}
-
-    def release(self) -> None:
-        """Give everything back, for another worker to take at once."""
-        with self.database.transaction() as session:
-            session.execute(queries.release(self.worker_id))
-
-    def forget_tries(self) -> None:
-        """Drop tries that nobody waits for any more."""
-        with self.database.transaction() as session:
-            session.execute(queries.forgotten_tries())
-
-    def went_wrong(self, held: HeldGrading, error: Exception) -> None:
-        """Our own side failed: again after a backoff, or for good after the last attempt."""
-        failures = held.grading.failures + 1
-        said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:1000]
-        if failures >= self.settings.max_attempts:
-            held.fail("max_attempts", f"{failures} attempts failed; the last: {said}", failures=failures)
-            return
-        wait = min(self.settings.retry_backoff_s * 2 ** (failures - 1), MAX_BACKOFF_S)
-        with self.database.transaction() as session:
-            session.execute(queries.retry(held.id, held.fence, failures, wait, f"internal: {said}"))
 
 
 class HeldGrading:
@@ -299,7 +224,7 @@ class HeldGrading:
             members = list(session.execute(item_queries.cells_to_reuse(self.id, numbers)))
             moments = [member.cells_created_at for member in members]
             values = [list({member.cells_of for member in members}), min(moments), max(moments)]
-            with _driver(session).cursor(binary=True) as cursor:
+            with driver(session).cursor(binary=True) as cursor:
                 return members, cursor.execute(item_queries.STORED_CELLS, values).fetchall()
 
         return self.read(work)
@@ -310,7 +235,7 @@ class HeldGrading:
 
         def work(session: Session) -> None:
             if session.execute(item_queries.mark(self.id, numbers, "done")).first() is not None:
-                _driver(session).execute(item_queries.ADD_REUSED, {**common, **values})
+                driver(session).execute(item_queries.ADD_REUSED, {**common, **values})
 
         self.transact(work, done=done, failed=failed)
 
@@ -330,28 +255,3 @@ class HeldGrading:
                 session.execute(statement)
 
         self.read(work)
-
-
-def copy_rows(session: Session, table: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Insert rows by COPY, in the session's transaction; all rows have the columns of the first.
-
-    Dictionaries, and lists of them, are JSON; other lists are arrays.
-    """
-    if not rows:
-        return
-    columns = list(rows[0])
-    names = ", ".join(f'"{name}"' for name in columns)
-    with _driver(session).cursor() as cursor, cursor.copy(f'COPY "{table}" ({names}) FROM STDIN') as copy:
-        for row in rows:
-            copy.write_row([_stored(row[name]) for name in columns])
-
-
-def _driver(session: Session) -> Any:
-    """The driver's own connection, in the session's transaction: for what goes by the hundred thousand."""
-    return session.connection().connection.driver_connection
-
-
-def _stored(value: Any) -> Any:
-    if isinstance(value, dict) or (isinstance(value, list) and value and isinstance(value[0], dict)):
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return value

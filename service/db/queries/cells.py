@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Delete, Executable, Select, and_, delete, func, literal, or_, select, text, update
+from sqlalchemy import ColumnElement, Delete, Executable, Select, delete, func, literal, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
+from service.db.queries import leases
 from service.db.queries.jobs import now, seconds
 from service.db.tables import CellBatch, CellRequest, Grading, Job
 from service.domain.job_state import HELD, TERMINAL
@@ -71,34 +72,12 @@ def claim(queue: str, worker_id: str, lease_s: float, limit: int) -> Executable:
     """Take waiting batches of a queue that are wanted, and those whose worker has let its lease lapse."""
     free = (
         select(CellBatch.id)
-        .where(
-            CellBatch.queue == queue,
-            or_(
-                CellBatch.status == "queued",
-                and_(CellBatch.status == "running", CellBatch.lease_expires_at < now()),
-            ),
-            _wanted(),
-        )
+        .where(CellBatch.queue == queue, or_(CellBatch.status == "queued", leases.has_lapsed(CellBatch)), _wanted())
         .order_by(CellBatch.priority.desc(), CellBatch.created_at, CellBatch.id)
         .limit(limit)
-        .with_for_update(of=CellBatch, skip_locked=True)
-        .cte("free")
     )
-    return (
-        update(CellBatch)
-        .where(CellBatch.id == free.c.id)
-        .values(
-            status="running", fence=CellBatch.fence + 1, worker_id=worker_id, lease_expires_at=now() + seconds(lease_s)
-        )
-        .returning(
-            CellBatch.id,
-            CellBatch.job_id,
-            CellBatch.grading_id,
-            CellBatch.project_id,
-            CellBatch.fence,
-            CellBatch.payload,
-        )
-    )
+    columns = ("id", "job_id", "grading_id", "project_id", "fence", "payload")
+    return leases.take(CellBatch, free, worker_id, lease_s, [getattr(CellBatch, name) for name in columns])
 
 
 def some_wait(queue: str) -> Select[bool]:
@@ -116,15 +95,9 @@ def unanswered(batch_id: str) -> Select[int, str]:
     )
 
 
-def renew(batches: Mapping[str, int], worker_id: str, lease_s: float) -> Executable:
+def renew(held: Mapping[str, int], worker_id: str, lease_s: float) -> Executable:
     """Renew leases; returns the batches that are still held and still wanted."""
-    return (
-        update(CellBatch)
-        .where(CellBatch.id.in_(list(batches)), CellBatch.worker_id == worker_id, CellBatch.status == "running")
-        .where(_wanted())
-        .values(lease_expires_at=now() + seconds(lease_s))
-        .returning(CellBatch.id, CellBatch.fence)
-    )
+    return leases.renew(CellBatch, held, worker_id, lease_s, _wanted())
 
 
 ANSWER = text(
@@ -151,11 +124,7 @@ def finish(batch_id: str, fence: int) -> Executable:
 
 def release(worker_id: str) -> Executable:
     """Give back everything that this worker holds."""
-    return (
-        update(CellBatch)
-        .where(CellBatch.worker_id == worker_id, CellBatch.status == "running")
-        .values(status="queued", lease_expires_at=None, worker_id=None)
-    )
+    return leases.release(CellBatch, worker_id)
 
 
 def of_finished_jobs() -> Delete:

@@ -25,6 +25,7 @@ from sqlalchemy import (
     update,
 )
 
+from service.db.queries import leases
 from service.db.queries.jobs import now, seconds
 from service.db.tables import CellBatch, Completion, Grading, GradingGroup, GradingItem, Outbox
 from service.domain.ids import new_id
@@ -111,50 +112,34 @@ LANES: dict[str, ColumnElement[bool]] = {
 def claim(worker_id: str, lease_s: float, lane: str, *, lapsed: bool) -> Executable:
     """Take one of a lane that waits or, with `lapsed`, whose worker has let its lease lapse, which counts as a failure."""
     waits = and_(Grading.status == "queued", func.coalesce(Grading.next_run_at, now()) <= now())
-    left = and_(Grading.status == "running", Grading.lease_expires_at < now())
     best = (
         select(Grading.id)
-        .where(or_(waits, left) if lapsed else waits, LANES[lane])
+        .where(or_(waits, leases.has_lapsed(Grading)) if lapsed else waits, LANES[lane])
         .order_by(Grading.created_at, Grading.id)
         .limit(1)
-        .with_for_update(skip_locked=True)
-        .cte("best")
     )
-    return (
-        update(Grading)
-        .where(Grading.id == best.c.id)
-        .values(
-            status="running",
-            status_reason=None,
-            fence=Grading.fence + 1,
-            failures=Grading.failures + case((Grading.status == "running", 1), else_=0),
-            worker_id=worker_id,
-            lease_expires_at=now() + seconds(lease_s),
-            next_run_at=None,
-            started_at=func.coalesce(Grading.started_at, now()),
-            updated_at=now(),
-        )
-        .returning(Grading.id, Grading.fence)
+    return leases.take(
+        Grading,
+        best,
+        worker_id,
+        lease_s,
+        [Grading.id, Grading.fence],
+        status_reason=None,
+        failures=Grading.failures + case((Grading.status == "running", 1), else_=0),
+        next_run_at=None,
+        started_at=func.coalesce(Grading.started_at, now()),
+        updated_at=now(),
     )
 
 
 def renew(held: Mapping[str, int], worker_id: str, lease_s: float) -> Executable:
     """Renew leases; returns what is still held."""
-    return (
-        update(Grading)
-        .where(Grading.id.in_(list(held)), Grading.worker_id == worker_id, Grading.status == "running")
-        .values(lease_expires_at=now() + seconds(lease_s))
-        .returning(Grading.id, Grading.fence)
-    )
+    return leases.renew(Grading, held, worker_id, lease_s)
 
 
 def release(worker_id: str) -> Executable:
     """Give everything back that this worker holds; no failure."""
-    return (
-        update(Grading)
-        .where(Grading.worker_id == worker_id, Grading.status == "running")
-        .values(status="queued", worker_id=None, lease_expires_at=None, updated_at=now())
-    )
+    return leases.release(Grading, worker_id, updated_at=now())
 
 
 def touch(grading_id: str, fence: int, **values: Any) -> Executable:
