@@ -1,4 +1,4 @@
-"""`grape up` and `grape demo`: programs of their own, so that this command needs neither a database nor torch."""
+"""`grape up`, `grape demo`, `grape doctor`: programs of their own, so that this command needs neither a database nor torch."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ def up(context: typer.Context) -> None:
 def demo(context: typer.Context) -> None:
     """Rubric in, better model out: the guided run from end to end (`grape demo --help`)."""
     _become("examples.demo", "transformers", "grape-align[server,train,local]", context.args)
+
+
+def doctor(context: typer.Context) -> None:
+    """Check this machine and its deployment: versions, migrations, storage, broker, sandbox, GPU (`grape doctor --help`)."""
+    _become("service.local.doctor", "psycopg", "grape-align[server]", context.args)
 
 
 def _become(module: str, needed: str, extra: str, arguments: list[str]) -> None:

@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command("up", context_settings=local.PASS_ON)(local.up)
 app.command("demo", context_settings=local.PASS_ON)(local.demo)
+app.command("doctor", context_settings=local.PASS_ON)(local.doctor)
 app.add_typer(authoring.keys, name="key")
 app.add_typer(authoring.rubrics, name="rubric")
 app.add_typer(authoring.judges, name="judge")
