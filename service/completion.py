@@ -54,7 +54,8 @@ class CellOut(BaseModel):
 
 class CompletionOut(BaseModel):
     """One completion; from the cells of its group anyone can compute the numbers again. `imputed` has the scores that stood in
-    for subject nulls (`on_subject_null: lowest_observed`), and only those.
+    for subject nulls (`on_subject_null: lowest_observed`), and only those. `parts.overlong` is what its length cost, against the
+    group (`algorithm.truncated: penalty`): the penalty itself follows from `token_count` and the job's token limit.
 
     A grading's completion has `grading` in place of `job_id`, neither step nor attempt, and no tokens; `source` names the stored
     completion whose text it is.

@@ -51,6 +51,8 @@ class CompletionGroup:
     cells: list[dict[str, Cell]] = field(default_factory=list)
     steps: list[dict[str, list[int]]] = field(default_factory=list)
     """For each completion, by step criterion: the step that each token belongs to."""
+    penalties: list[float] = field(default_factory=list)
+    """What is taken off each completion's reward for its length; empty: nothing is. The algorithm sets it."""
     scored: ScoredGroup | None = None
 
 
@@ -77,9 +79,16 @@ class PolicyBatch:
     """The reward of each completion, where rewards become advantages by way of a value model."""
     weights_B_T: list[list[float]] = field(default_factory=list)
     """Importance weights of tokens; none: 1."""
+    sampled_B_T: list[list[float]] = field(default_factory=list)
+    """With importance weights: the sampler's log-probabilities, while `logprobs_B_T` are the trainer's before its first step."""
     values_B_T: list[list[float]] = field(default_factory=list)
     returns_B_T: list[list[float]] = field(default_factory=list)
     """What the value model said before each token when it was sampled, and what it should have said."""
+    unit_of_B: list[int] = field(default_factory=list)
+    tokens_U: list[int] = field(default_factory=list)
+    sequences_U: list[int] = field(default_factory=list)
+    """The units that minibatches are made of, where they are not single sequences: the unit of each sequence, and how many tokens
+    and sequences each unit has in the denominators, units without a sequence here (their gradient is zero) included."""
 
     @property
     def token_count(self) -> int:
@@ -103,6 +112,8 @@ class PolicyBatch:
             advantages_B_T=of(self.advantages_B_T),
             rewards_B=of(self.rewards_B),
             weights_B_T=of(self.weights_B_T),
+            sampled_B_T=of(self.sampled_B_T),
+            unit_of_B=of(self.unit_of_B),
             values_B_T=of(self.values_B_T),
             returns_B_T=of(self.returns_B_T),
         )

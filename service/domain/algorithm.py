@@ -12,12 +12,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from service.domain.base import Value, refuse
-from service.domain.objective import KlConfig, ObjectiveConfig, with_preset
+from service.domain.objective import KlConfig, ObjectiveConfig, PolicyGradientConfig, with_preset
 from service.domain.policy_gradient import PpoConfig, ReinforceConfig, TrpoConfig
 from service.domain.preference import DpoConfig, RewardModelConfig
 from service.domain.rejection import RejectionSamplingConfig
 from service.domain.rubric import DEFAULT_AGGREGATION, Aggregation
-from service.domain.scoring import CriterionWeight, Mismatch, ScoringOptions, mismatches
+from service.domain.scoring import OVERLONG, CriterionWeight, Mismatch, ScoringOptions, mismatches
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -47,15 +47,15 @@ class SftConfig(Value):
     packing: bool = True
 
 
-class OnPolicyConfig(Value):
+class OnPolicyConfig(PolicyGradientConfig):
     """What `grape` and `grpo` share. `entropy_coef` times the mean entropy of the policy's tokens is taken off the loss.
 
+    A rollout serves `inner_epochs` × `minibatches` optimizer steps: each epoch goes through its groups in `minibatches` parts.
     `rounds` above 1: `training.steps` are spread over that many rounds (grape.md §7); after each, held-out prompts are
     evaluated, the reference is refreshed, and `on_regression` says what happens if plain reward got worse. `preset` fills in
     fields that are left open (`PRESETS`).
     """
 
-    samples: ClassVar[bool] = True
     compares: ClassVar[bool] = True
 
     aggregation: Aggregation = Aggregation()
@@ -63,6 +63,7 @@ class OnPolicyConfig(Value):
     objective: ObjectiveConfig = ObjectiveConfig()
     kl: KlConfig = KlConfig()
     inner_epochs: Annotated[int, Field(ge=1, le=64)] = 1
+    minibatches: Annotated[int, Field(ge=1, le=1024)] = 1
     entropy_coef: Annotated[float, Field(ge=0, le=10)] = 0.0
     rounds: Annotated[int, Field(ge=1, le=1000)] = 1
     on_regression: Literal["stop", "continue", "roll_back"] = "stop"
@@ -153,7 +154,18 @@ def option_mismatches(
     """What does not go together in a job, by its place below `algorithm`; the rubric's part needs its criteria."""
     advantage = config.advantage if isinstance(config, OnPolicyConfig) else None
     found = list(mismatches(scoring_options(config.aggregation, advantage), criteria))
-    if config.aggregation.weighting == "healthbench" and isinstance(config, OnPolicyConfig):
+    if not isinstance(config, OnPolicyConfig):
+        return found
+    if config.truncated.mode == "penalty":
+        if config.advantage.level == "criterion":
+            message = (
+                "level 'criterion' has no reward that a penalty could be taken off; use 'reward', or mask completions"
+            )
+            found.append(Mismatch(("advantage", "level"), message))
+        if any(c.key == OVERLONG and not c.audit for c in criteria):
+            message = f"the penalty's part of an advantage is called '{OVERLONG}'; give the criterion '{OVERLONG}' another key"
+            found.append(Mismatch(("truncated", "mode"), message))
+    if config.aggregation.weighting == "healthbench":
         message = (
             "'healthbench' is a benchmark's score, for evaluate jobs and gradings; train with 'confidence' or 'uniform'"
         )

@@ -19,6 +19,7 @@ from service.domain.algorithm import (
 )
 from service.domain.base import Value, refuse
 from service.domain.conversation import Name
+from service.domain.objective import PolicyGradientConfig
 from service.domain.pinned import ANY_CATEGORY
 from service.domain.policy_gradient import TrpoConfig
 from service.domain.preference import RewardModelConfig
@@ -192,6 +193,16 @@ def _problems(spec: JobSpec) -> Any:
             )
         if spec.training.steps is not None:
             yield ("training", "steps"), "invalid_option", "evaluate trains nothing, so it takes no steps"
+    yield from _of_policy_gradients(spec)
+    if isinstance(spec.algorithm, RewardModelConfig) and spec.evaluation is not None:
+        message = "a reward model samples nothing; it is measured on held-out pairs (algorithm.held_out)"
+        yield ("evaluation",), "invalid_option", message
+    if spec.evaluation is not None and spec.evaluation.rubric is None and spec.rubric is None:
+        yield ("evaluation", "rubric"), "missing", "evaluation needs a rubric"
+
+
+def _of_policy_gradients(spec: JobSpec) -> Any:
+    """What does not go together where a policy steps along its own samples."""
     if isinstance(spec.algorithm, OnPolicyConfig) and spec.algorithm.rounds > 1 and spec.evaluation is None:
         message = (
             "rounds end with an evaluation: say in 'evaluation' which held-out prompts tell whether one made it worse"
@@ -200,14 +211,20 @@ def _problems(spec: JobSpec) -> Any:
     rounds = getattr(spec.algorithm, "rounds", 1)
     if (spec.training.steps or rounds) < rounds:
         yield ("algorithm", "rounds"), "invalid_option", f"{rounds} rounds need at least as many optimizer steps"
+    if isinstance(spec.algorithm, PolicyGradientConfig):
+        margin, limit = spec.algorithm.truncated.margin, spec.rollout.max_completion_tokens
+        if margin is not None and margin > limit:
+            message = f"a margin of {margin} tokens is more than rollout.max_completion_tokens {limit}"
+            yield ("algorithm", "truncated", "margin"), "invalid_option", message
+    if isinstance(spec.algorithm, OnPolicyConfig) and spec.algorithm.minibatches > spec.rollout.prompts_per_step:
+        message = (
+            f"minibatches are made of whole groups, and a step has {spec.rollout.prompts_per_step} "
+            "(rollout.prompts_per_step); ask for at most as many minibatches"
+        )
+        yield ("algorithm", "minibatches"), "invalid_option", message
     if isinstance(spec.algorithm, TrpoConfig) and spec.training.learning_rate is not None:
         message = "trpo takes no learning rate: algorithm.max_kl is the size of its step"
         yield ("training", "learning_rate"), "invalid_option", message
-    if isinstance(spec.algorithm, RewardModelConfig) and spec.evaluation is not None:
-        message = "a reward model samples nothing; it is measured on held-out pairs (algorithm.held_out)"
-        yield ("evaluation",), "invalid_option", message
-    if spec.evaluation is not None and spec.evaluation.rubric is None and spec.rubric is None:
-        yield ("evaluation", "rubric"), "missing", "evaluation needs a rubric"
 
 
 DEFAULT_RATES = {"sft": 2e-5, "rejection_sampling": 2e-5, "reward_model": 1e-5}

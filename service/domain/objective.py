@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -70,7 +70,8 @@ class TruncatedConfig(Value):
     """What becomes of completions that run into `max_completion_tokens`.
 
     `keep`: nothing special. `mask`: they are compared with the others, and stand in no sum and no denominator of the loss.
-    `penalty`: the last `margin` tokens before the limit cost up to `penalty` of reward, in a straight line (DAPO).
+    `penalty`: the last `margin` tokens before the limit cost up to `penalty` of reward, in a straight line (DAPO, arXiv
+    2503.14476, equation 13); plain reward does not know of it. `margin` null: a fifth of the limit, as in that paper.
     """
 
     mode: Literal["keep", "mask", "penalty"] = "keep"
@@ -79,17 +80,31 @@ class TruncatedConfig(Value):
 
     @model_validator(mode="after")
     def _margin_goes_with_penalty(self) -> TruncatedConfig:
-        if (self.mode == "penalty") != (self.margin is not None):
-            message = "'margin', the tokens before the limit that cost, goes with mode 'penalty' and is needed there"
+        if self.mode != "penalty" and self.margin is not None:
+            message = "'margin', the tokens before the limit that cost, goes with mode 'penalty'"
             refuse((("margin",), "invalid_option", message))
         return self
+
+    def margin_below(self, limit: int) -> int:
+        """How many tokens before the limit cost."""
+        return self.margin if self.margin is not None else max(1, limit // 5)
 
 
 class ImportanceConfig(Value):
     """Samples that the trainer sees with another probability than the sampler stated (another precision, an older policy).
 
-    `truncated` weighs each token by min(trainer/sampler, cap); `masked` leaves tokens out whose ratio is not in [1/cap, cap].
+    `truncated` weighs each token by min(trainer/sampler, cap); `masked` gives tokens whose ratio is not in [1/cap, cap] the weight
+    0. A weight multiplies its token's term of the objective, never the divergence from the reference, and changes no denominator.
     """
 
     mode: Literal["off", "truncated", "masked"] = "off"
     cap: Annotated[float, Field(gt=1, le=100)] = 2.0
+
+
+class PolicyGradientConfig(Value):
+    """What all algorithms share that sample completions and step along a policy gradient."""
+
+    samples: ClassVar[bool] = True
+
+    truncated: TruncatedConfig = TruncatedConfig()
+    importance: ImportanceConfig = ImportanceConfig()

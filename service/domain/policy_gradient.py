@@ -6,19 +6,12 @@ completion of which too little is known is left out of every mean and denominato
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from service.domain.base import Value, refuse
-from service.domain.objective import (
-    ImportanceConfig,
-    KlConfig,
-    MeanOver,
-    ObjectiveConfig,
-    RewardKlConfig,
-    TruncatedConfig,
-)
+from service.domain.objective import KlConfig, MeanOver, ObjectiveConfig, PolicyGradientConfig, RewardKlConfig
 from service.domain.rubric import Aggregation
 
 Positive = Annotated[float, Field(gt=0)]
@@ -29,13 +22,10 @@ PLAIN_FIELDS = ("min_coverage", "max_null_share", "prompt_criteria_weight")
 """The fields of `aggregation` that plain rewards know."""
 
 
-class PlainRewardConfig(Value):
+class PlainRewardConfig(PolicyGradientConfig):
     """What the three share. Of `aggregation` only what concerns plain rewards: coverage and nulls."""
 
-    samples: ClassVar[bool] = True
-
     aggregation: Aggregation = Aggregation()
-    truncated: TruncatedConfig = TruncatedConfig()
 
     @model_validator(mode="after")
     def _plain(self) -> PlainRewardConfig:
@@ -60,7 +50,6 @@ class ReinforceConfig(PlainRewardConfig):
     mean_over: MeanOver = "token_mean"
     kl: KlConfig = KlConfig()
     entropy_coef: Annotated[float, Field(ge=0, le=10)] = 0.0
-    importance: ImportanceConfig = ImportanceConfig()
 
 
 class ValueConfig(Value):

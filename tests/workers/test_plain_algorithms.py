@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from service.domain.rubric import Aggregation
-from service.domain.scoring import ScoredCompletion, ScoredGroup
+from service.domain.scoring import ScoredCompletion, ScoredGroup, overlong_penalty
 from tests.support.training import Grader, gradient, run_of, spec_of, weights
-from workers.advantages.plain import overlong_penalty, subtract_baseline
+from workers.advantages.plain import subtract_baseline
 from workers.algorithms.on_policy import importance_weights, minibatch
 from workers.losses.trust_region import flat_of
 

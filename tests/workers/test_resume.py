@@ -28,26 +28,30 @@ def saver(folder, policy, optimizer, spec):
 
 @pytest.mark.parametrize("adapter", [None, {"type": "lora", "r": 4}])
 @pytest.mark.parametrize(
-    ("kind", "inner_epochs"),
+    ("kind", "algorithm"),
     [
-        ("grape", 1),
-        ("grape", 2),
-        ("sft", 1),
-        ("dpo", 1),
-        ("reward_model", 1),
-        ("rejection_sampling", 1),
-        ("reinforce", 1),
-        ("ppo", 2),
-        ("trpo", 1),
+        ("grape", {}),
+        ("grape", {"inner_epochs": 2}),
+        (
+            "grape",
+            {"inner_epochs": 2, "minibatches": 3, "importance": {"mode": "masked"}, "truncated": {"mode": "penalty"}},
+        ),
+        ("sft", {}),
+        ("dpo", {}),
+        ("reward_model", {}),
+        ("rejection_sampling", {}),
+        ("reinforce", {}),
+        ("ppo", {"inner_epochs": 2}),
+        ("trpo", {}),
     ],
+    ids=lambda value: value if isinstance(value, str) else "+".join(value),
 )
 @pytest.mark.parametrize("stop_at", [2, 9, 30])
 def test_a_stopped_run_ends_with_the_same_bits(
-    tiny_folder, load, load_reward, tmp_path, kind, inner_epochs, stop_at, adapter
+    tiny_folder, load, load_reward, tmp_path, kind, algorithm, stop_at, adapter
 ):
     evaluate = kind != "reward_model"
     load = load if evaluate else load_reward
-    algorithm = {"inner_epochs": inner_epochs} if kind in ("grape", "ppo") else {}
     spec = spec_of(kind, algorithm=algorithm, adapter=adapter)
     extra = {"adapter": spec.adapter, **({"reference": True, "value": "separate"} if kind == "ppo" else {})}
     straight = load(tiny_folder, **extra)

@@ -33,11 +33,14 @@ def _scored(cell: Cell, score: float) -> ScoredCell:
 
 
 def group_cells(
-    criteria: Sequence[CriterionWeight], cells: Sequence[Mapping[str, Cell]], past: Past | None = None
+    criteria: Sequence[CriterionWeight],
+    cells: Sequence[Mapping[str, Cell]],
+    past: Past | None = None,
+    penalties: Sequence[float] = (),
 ) -> GroupCells:
     """One group in the form that the arithmetic takes."""
     nulls = [{key for key, cell in row.items() if cell.family == "subject"} for row in cells]
-    return GroupCells(criteria, [scored_row(row) for row in cells], nulls, past or Past())
+    return GroupCells(criteria, [scored_row(row) for row in cells], nulls, past or Past(), penalties)
 
 
 def group_advantages(
@@ -61,7 +64,7 @@ def score_step(
     """
     own = {group.rubric: options if isinstance(options, ScoringOptions) else options(group.rubric) for group in groups}
     pasts = {rubric: past(rubric) for rubric in sorted({group.rubric for group in groups})}
-    inputs = [group_cells(group.criteria, group.cells, pasts[group.rubric]) for group in groups]
+    inputs = [group_cells(group.criteria, group.cells, pasts[group.rubric], group.penalties) for group in groups]
     for group, scored in zip(groups, score_groups(inputs, [own[group.rubric] for group in groups]), strict=True):
         group.scored = scored
 

@@ -24,12 +24,12 @@ from workers.types import CompletionGroup
 Baseline = Literal["none", "moving_average", "leave_one_out"]
 
 
-def plain_scores(group: CompletionGroup, past: Past, min_coverage: float, penalties: Sequence[float]) -> ScoredGroup:
+def plain_scores(group: CompletionGroup, past: Past, min_coverage: float) -> ScoredGroup:
     """The group's plain rewards, missing cells filled from earlier steps, minus a penalty on each; no advantages yet."""
     counted = [c for c in group.criteria if not c.audit]
     total = math.fsum(c.weight for c in counted)
     completions = []
-    for cells, penalty in zip(group.cells, penalties, strict=True):
+    for cells, penalty in zip(group.cells, group.penalties or [0.0] * len(group.cells), strict=True):
         row = scored_row(cells)
         reward = filled_plain_reward(group.criteria, row, past.score, min_coverage)
         completions.append(
@@ -95,12 +95,3 @@ def mean_reward(groups: Sequence[ScoredGroup]) -> float | None:
     """The mean reward of all members; null if there are none."""
     rewards = [c.reward for group in groups for c in group.completions if c.member and c.reward is not None]
     return mean(rewards) if rewards else None
-
-
-def overlong_penalty(length: int, limit: int, margin: int, penalty: float) -> float:
-    """The soft punishment of overlong completions (DAPO, arXiv 2503.14476, equation 13), as a positive number.
-
-    0 up to limit − margin tokens, then in a straight line up to `penalty` at the limit.
-    """
-    over = length - (limit - margin)
-    return penalty * min(1.0, max(0, over) / margin)

@@ -11,18 +11,20 @@ from service.domain.rubric import Aggregation
 from service.domain.scoring import ScoringOptions
 from workers.advantages.group import score_step, token_advantages_of
 from workers.advantages.report import rollout_metrics
-from workers.algorithms.base import Algorithm, Collected, Environment, Policy
+from workers.algorithms.base import Collected, Environment, Policy
 from workers.algorithms.on_policy import Surrogate, policy_loss
+from workers.algorithms.policy_gradient import PolicyGradient
 from workers.types import CompletionGroup, LossOutput, PolicyBatch
 
 
-class Grape(Algorithm):
+class Grape(PolicyGradient):
     """Sample a group per prompt, grade it by the rubric, weight by confidence, compare within the group, update."""
 
     def __init__(self, spec: JobSpec) -> None:
         super().__init__(spec)
         assert isinstance(spec.algorithm, OnPolicyConfig)
         self.config = spec.algorithm
+        self.minibatches = self.config.minibatches
         objective, kl = self.config.objective, self.config.kl
         self.surrogate = Surrogate(
             clip_low=objective.clip_low,
@@ -41,12 +43,13 @@ class Grape(Algorithm):
         return self.config.kl.beta > 0
 
     def collect(self, environment: Environment) -> Collected:
-        """Prompts, groups, grades, advantages; the batch serves `inner_epochs` optimizer steps."""
+        """Prompts, groups, grades, advantages, for `inner_epochs` passes over them in `minibatches` parts."""
 
         def options(rubric: str) -> ScoringOptions:
             return self.options_at(environment.step + 1, environment.aggregations.get(rubric))
 
         def score(groups: Sequence[CompletionGroup]) -> None:
+            self.penalise(groups)
             score_step(groups, options, environment.past)
 
         prompts = environment.next_prompts(self.spec.rollout.prompts_per_step)
@@ -54,7 +57,7 @@ class Grape(Algorithm):
         environment.report(rollout_metrics(groups))
         if self.config.aggregation.confidence_exponent_final is not None:
             environment.report({"confidence_exponent": self.options_at(environment.step + 1).confidence_exponent})
-        return Collected(self.batch_of(groups), self.config.inner_epochs)
+        return Collected(self.batch_of(groups), self.config.inner_epochs * self.minibatches)
 
     def options_at(self, step: int, aggregation: Aggregation | None = None) -> ScoringOptions:
         """The options of a step (1 the first) under a rubric's aggregation, else the job's.
@@ -71,21 +74,23 @@ class Grape(Algorithm):
         return replace(options, confidence_exponent=start + (final - start) * done)
 
     def batch_of(self, groups: Sequence[CompletionGroup], *, skip: bool = True) -> PolicyBatch:
-        """The members of all groups, flat.
+        """The members of all groups, flat, each group a unit of minibatches.
 
-        Without a KL penalty and an entropy term a group without signal has a gradient of exactly zero: it is left out (`skip`),
+        Without a reference and an entropy term a group without signal has a gradient of exactly zero: it is left out (`skip`),
         and its tokens stay in the denominators.
         """
         credit, centred = self.config.objective.step_credit, self.config.advantage.baseline != "none"
         skip = skip and not self.needs_reference and not self.config.entropy_coef
-        batch = PolicyBatch([], [], [], [], [], 0, 0, self.spec.rollout.max_completion_tokens, self.temperature)
-        tokens = sequences = 0
+        limit = self.spec.rollout.max_completion_tokens
+        batch = PolicyBatch([], [], [], [], [], 0, 0, limit, self.temperature)
         for group in groups:
             assert group.scored is not None
-            members = [i for i, c in enumerate(group.scored.completions) if c.member]
-            tokens += sum(len(group.completions[i].tokens) for i in members)
-            sequences += len(members)
-            if not members or (skip and group.scored.signal != "ok"):
+            members = self.in_loss(group)
+            if not members:
+                continue
+            batch.tokens_U.append(sum(len(group.completions[i].tokens) for i in members))
+            batch.sequences_U.append(len(members))
+            if skip and group.scored.signal != "ok":
                 continue
             batch.prompts_P_T.append(group.prompt.tokens)
             for i in members:
@@ -93,16 +98,8 @@ class Grape(Algorithm):
                 batch.logprobs_B_T.append(group.completions[i].logprobs)
                 batch.advantages_B_T.append(token_advantages_of(group, i, credit, centred=centred))
                 batch.prompt_of_B.append(len(batch.prompts_P_T) - 1)
-        return PolicyBatch(
-            batch.prompts_P_T, batch.tokens_B_T, batch.logprobs_B_T, batch.advantages_B_T, batch.prompt_of_B,
-            tokens, sequences, batch.max_completion_tokens, batch.temperature,
-        )  # fmt: skip
-
-    @property
-    def temperature(self) -> float:
-        """What completions are sampled at, and their log-probabilities computed at."""
-        assert self.spec.rollout.temperature is not None
-        return self.spec.rollout.temperature
+                batch.unit_of_B.append(len(batch.tokens_U) - 1)
+        return replace(batch, tokens_in_step=sum(batch.tokens_U), sequences_in_step=sum(batch.sequences_U))
 
     def loss(self, policy: Policy, batch: PolicyBatch) -> LossOutput:
         """The clipped surrogate plus β·KL minus `entropy_coef`·entropy, divided as `objective.aggregation` says."""

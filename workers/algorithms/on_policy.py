@@ -57,7 +57,10 @@ def policy_loss(
     if surrogate.ratio == "sequence":
         ratio = sequence_mean_of(token_ratio, flat.sequence, len(flat.lengths))
     count = float(flat.logprobs.numel())
-    metrics = {"sampler_gap": (float(token_ratio.detach().abs().sum()), count)}
+    gap = token_ratio.detach()
+    if batch.sampled_B_T:
+        gap = flat.logprobs.detach() - flatten(batch.sampled_B_T, policy.device)
+    metrics = {"sampler_gap": (float(gap.abs().sum()), count)}
     if surrogate.kind == "reinforce":
         per_token = -ratio.exp() * advantages
     else:
@@ -128,7 +131,7 @@ def correct_for_sampler(policy: Policy, batch: PolicyBatch, importance: Importan
         return batch
     proximal = trainer_logprobs(policy, batch)
     weights = importance_weights(proximal, batch.logprobs_B_T, mode=importance.mode, cap=importance.cap)
-    return replace(batch, logprobs_B_T=proximal, weights_B_T=weights)
+    return replace(batch, logprobs_B_T=proximal, weights_B_T=weights, sampled_B_T=batch.logprobs_B_T)
 
 
 def trainer_logprobs(policy: Policy, batch: PolicyBatch) -> list[list[float]]:
@@ -147,14 +150,21 @@ def trainer_logprobs(policy: Policy, batch: PolicyBatch) -> list[list[float]]:
 def minibatch(batch: PolicyBatch, use: int, count: int, seed: int, collected_at: int) -> PolicyBatch:
     """Piece number `use` of an endless walk over the batch in `count` pieces per epoch, each epoch in its own order.
 
-    A minibatch is an optimizer step of its own: its denominators count its own completions.
+    A minibatch is an optimizer step of its own: its denominators count its own completions, those of groups that were left out
+    because their gradient is zero included. It is made of whole units: groups where the batch names them, else completions.
     """
     rows = len(batch.tokens_B_T)
-    if count == 1 or rows == 0:
+    tokens_U = batch.tokens_U or [len(row) for row in batch.tokens_B_T]
+    sequences_U = batch.sequences_U or [1] * rows
+    unit_of_B = batch.unit_of_B or list(range(rows))
+    units = len(tokens_U)
+    if count == 1 or units == 0:
         return batch
     epoch, k = divmod(use, count)
-    order = ShuffledCursor(rows, seed, f"minibatch/{collected_at}/{epoch}").take(rows)
-    chosen = sorted(order[k * rows // count : (k + 1) * rows // count])
-    part = batch.select(chosen)
-    tokens = sum(len(row) for row in part.tokens_B_T)
-    return replace(part, tokens_in_step=tokens, sequences_in_step=len(chosen))
+    order = ShuffledCursor(units, seed, f"minibatch/{collected_at}/{epoch}").take(units)
+    chosen = set(order[k * units // count : (k + 1) * units // count])
+    return replace(
+        batch.select([b for b in range(rows) if unit_of_B[b] in chosen]),
+        tokens_in_step=sum(tokens_U[u] for u in chosen),
+        sequences_in_step=sum(sequences_U[u] for u in chosen),
+    )

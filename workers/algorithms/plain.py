@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from service.domain.job import JobSpec
 from service.domain.policy_gradient import PlainRewardConfig
 from service.domain.rubric import DEFAULT_AGGREGATION, Aggregation
-from workers.advantages.plain import Baseline, mean_reward, overlong_penalty, plain_scores, subtract_baseline
+from workers.advantages.plain import Baseline, mean_reward, plain_scores, subtract_baseline
 from workers.advantages.report import rollout_metrics
-from workers.algorithms.base import Algorithm, Environment
+from workers.algorithms.base import Environment
+from workers.algorithms.policy_gradient import PolicyGradient
 from workers.types import CompletionGroup, PolicyBatch
 
 
-class PlainReward(Algorithm):
+class PlainReward(PolicyGradient):
     """A base. `baseline` says what is subtracted from rewards before they become advantages."""
 
     baseline: Baseline = "none"
@@ -22,7 +23,6 @@ class PlainReward(Algorithm):
     def __init__(self, spec: JobSpec) -> None:
         super().__init__(spec)
         assert isinstance(spec.algorithm, PlainRewardConfig)
-        self.truncated = spec.algorithm.truncated
         self.aggregation = spec.algorithm.aggregation.over(DEFAULT_AGGREGATION)
 
     def min_coverage(self, of_rubric: Aggregation | None) -> float:
@@ -31,29 +31,16 @@ class PlainReward(Algorithm):
         assert found is not None
         return found
 
-    @property
-    def temperature(self) -> float:
-        """What completions are sampled at, and their log-probabilities computed at."""
-        assert self.spec.rollout.temperature is not None
-        return self.spec.rollout.temperature
-
     def rollout(self, environment: Environment) -> PolicyBatch:
         """One rollout: the members of all groups, with their advantages."""
-        limit = self.spec.rollout.max_completion_tokens
-
-        def penalty(length: int) -> float:
-            if self.truncated.mode != "penalty":
-                return 0.0
-            assert self.truncated.margin is not None
-            return overlong_penalty(length, limit, self.truncated.margin, self.truncated.penalty)
 
         def score(groups: Sequence[CompletionGroup]) -> None:
+            self.penalise(groups)
             scored = [
                 plain_scores(
                     group,
                     environment.past(group.rubric),
                     self.min_coverage(environment.aggregations.get(group.rubric)),
-                    [penalty(len(completion.tokens)) for completion in group.completions],
                 )
                 for group in groups
             ]
@@ -75,12 +62,7 @@ class PlainReward(Algorithm):
         rows: list[tuple[int, int]] = []
         prompts = []
         for g, group in enumerate(groups):
-            assert group.scored is not None
-            members = [
-                i
-                for i, numbers in enumerate(group.scored.completions)
-                if numbers.member and (self.truncated.mode != "mask" or group.completions[i].finish_reason == "stop")
-            ]
+            members = self.in_loss(group)
             if members:
                 prompts.append(group.prompt.tokens)
                 rows.extend((g, i) for i in members)

@@ -10,7 +10,7 @@ from service.domain.job import JobSpec
 from service.domain.policy_gradient import PpoConfig
 from workers.advantages.gae import gae, last_token_rewards, whiten
 from workers.algorithms.base import Collected, Environment, Policy
-from workers.algorithms.on_policy import Surrogate, minibatch, policy_loss, rows_of, step_mean
+from workers.algorithms.on_policy import Surrogate, policy_loss, rows_of, step_mean
 from workers.algorithms.plain import PlainReward
 from workers.losses.kl import kl_estimate
 from workers.losses.value import value_loss
@@ -25,6 +25,7 @@ class Ppo(PlainReward):
         assert isinstance(spec.algorithm, PpoConfig)
         config = spec.algorithm
         self.config = config
+        self.minibatches = config.minibatches
         self.value_kind = config.value.model
         self.value_learning_rate = config.value.learning_rate
         self.surrogate = Surrogate(
@@ -48,6 +49,7 @@ class Ppo(PlainReward):
 
     def complete(self, policy: Policy, batch: Batch) -> Batch:
         """Values and divergences under the policy that sampled; rewards per token, advantages and returns."""
+        batch = super().complete(policy, batch)
         assert isinstance(batch, PolicyBatch)
         rows = len(batch.tokens_B_T)
         values: list[list[float]] = [[] for _ in range(rows)]
@@ -70,11 +72,6 @@ class Ppo(PlainReward):
         if self.config.whiten:
             advantages = whiten(advantages)
         return replace(batch, advantages_B_T=advantages, values_B_T=values, returns_B_T=returns)
-
-    def part(self, batch: Batch, use: int, collected_at: int) -> Batch:
-        """One minibatch; each epoch cuts the rollout anew, in an order that the seed decides."""
-        assert isinstance(batch, PolicyBatch)
-        return minibatch(batch, use, self.config.minibatches, self.spec.training.seed, collected_at)
 
     def loss(self, policy: Policy, batch: PolicyBatch) -> LossOutput:
         """The clipped surrogate plus `value.coef` times the value model's loss, both as the same mean over the step."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from service.domain.job import JobSpec
 from service.domain.policy_gradient import ReinforceConfig
 from workers.algorithms.base import Collected, Environment, Policy
-from workers.algorithms.on_policy import Surrogate, correct_for_sampler, policy_loss
+from workers.algorithms.on_policy import Surrogate, policy_loss
 from workers.algorithms.plain import PlainReward
-from workers.types import Batch, LossOutput, PolicyBatch
+from workers.types import LossOutput, PolicyBatch
 
 
 class Reinforce(PlainReward):
@@ -35,11 +35,6 @@ class Reinforce(PlainReward):
     def collect(self, environment: Environment) -> Collected:
         """One rollout for one step."""
         return Collected(self.rollout(environment))
-
-    def complete(self, policy: Policy, batch: Batch) -> Batch:
-        """Weights for samples that the trainer sees with another probability than the sampler, if asked for."""
-        assert isinstance(batch, PolicyBatch)
-        return correct_for_sampler(policy, batch, self.config.importance)
 
     def loss(self, policy: Policy, batch: PolicyBatch) -> LossOutput:
         """−ρ·A per token, with ρ = 1 where it was sampled."""

@@ -17,12 +17,14 @@ from service.domain.scoring.rewards import (
     coverage,
     filled_plain_reward,
     gate_factor,
+    overlong_penalty,
     plain_reward,
 )
 from service.domain.scoring.stats import correlation, has_spread, mean, paired_interval, unbiased_std
 from service.domain.scoring.steps import MAX_STEPS, PooledSteps, Span, pool_steps, split_steps
 from service.domain.scoring.values import (
     GATE,
+    OVERLONG,
     CriterionWeight,
     GateRule,
     GroupCells,
@@ -42,6 +44,7 @@ __all__ = [
     "COVERAGE_SLACK",
     "GATE",
     "MAX_STEPS",
+    "OVERLONG",
     "CriterionWeight",
     "GateRule",
     "GroupCells",
@@ -68,6 +71,7 @@ __all__ = [
     "has_spread",
     "mean",
     "mismatches",
+    "overlong_penalty",
     "paired_interval",
     "plain_reward",
     "pool_steps",

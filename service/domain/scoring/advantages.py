@@ -7,7 +7,15 @@ from collections.abc import Sequence
 
 from service.domain.scoring.rewards import GroupRewards, audit_score, plain_reward
 from service.domain.scoring.stats import has_spread, mean, unbiased_std
-from service.domain.scoring.values import GATE, GroupCells, ScoredCompletion, ScoredGroup, ScoringOptions, Signal
+from service.domain.scoring.values import (
+    GATE,
+    OVERLONG,
+    GroupCells,
+    ScoredCompletion,
+    ScoredGroup,
+    ScoringOptions,
+    Signal,
+)
 
 Parts = dict[int, dict[str, float]]
 
@@ -67,7 +75,7 @@ def centred(rewards: GroupRewards, options: ScoringOptions) -> tuple[dict[int, f
 
 
 def _parts(rewards: GroupRewards, options: ScoringOptions) -> Parts:
-    """v·(s − s̄) over the ok cells, and what the gates did; with baseline `none` v·s of every criterion."""
+    """v·(s − s̄) over the ok cells, and what gates and penalties did; with baseline `none` v·s of every criterion."""
     plain = options.baseline == "none"
     parts: Parts = {}
     for i in rewards.members:
@@ -78,11 +86,15 @@ def _parts(rewards: GroupRewards, options: ScoringOptions) -> Parts:
                 parts[i][c.key] = rewards.share[c.key] * (cell.score if cell is not None else centre)
             elif cell is not None:
                 parts[i][c.key] = rewards.share[c.key] * (cell.score - centre)
+    changes: dict[str, dict[int, float]] = {}
     if any(c.gate is not None for c in rewards.present):
-        taken = {i: rewards.rewards[i] - rewards.ungated[i] for i in rewards.members}
-        centre = 0.0 if plain else mean(taken.values())
+        changes[GATE] = {i: rewards.gated[i] - rewards.ungated[i] for i in rewards.members}
+    if rewards.penalties:
+        changes[OVERLONG] = {i: -penalty for i, penalty in rewards.penalties.items()}
+    for name, change in changes.items():
+        centre = 0.0 if plain else mean(change.values())
         for i in rewards.members:
-            parts[i][GATE] = taken[i] - centre
+            parts[i][name] = change[i] - centre
     return parts
 
 

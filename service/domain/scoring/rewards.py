@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from service.domain.scoring.stats import mean
 from service.domain.scoring.values import CriterionWeight, GroupCells, Row, ScoredCell, ScoringOptions, Weighting
@@ -60,6 +60,15 @@ def filled_plain_reward(
     return factor * (total / math.fsum(c.weight for c in own))
 
 
+def overlong_penalty(length: int, limit: int, margin: int, penalty: float) -> float:
+    """The soft punishment of overlong completions (DAPO, arXiv 2503.14476, equation 13), as a positive number.
+
+    0 up to limit − margin tokens, then in a straight line up to `penalty` at the limit.
+    """
+    over = length - (limit - margin)
+    return penalty * min(1.0, max(0, over) / margin)
+
+
 def audit_score(criteria: Sequence[CriterionWeight], row: Row) -> float | None:
     """Weighted mean of the audit criteria's ok cells; null if there are none."""
     own = [c for c in criteria if c.audit and c.key in row]
@@ -79,7 +88,8 @@ def coverage(criteria: Sequence[CriterionWeight], row: Row) -> float:
 class GroupRewards:
     """A group between its cells and its advantages; members, rewards and shares as grape.md §4 says.
 
-    `cells[i]` are the ok cells of member i and those imputed for it; `ungated` is R, `rewards` is R' with gates.
+    `cells[i]` are the ok cells of member i and those imputed for it; `ungated` is R, `gated` is R' with gates, and `rewards` is
+    that without the members' `penalties`.
     """
 
     criteria: list[CriterionWeight]
@@ -92,11 +102,13 @@ class GroupRewards:
     share: dict[str, float]
     noise: dict[str, float]
     ungated: dict[int, float]
+    gated: dict[int, float]
     rewards: dict[int, float]
     weighting: dict[str, Weighting]
     group_confidence: float | None = None
     effective_criteria: float | None = None
     weighting_fallback: bool = False
+    penalties: dict[int, float] = field(default_factory=dict)
 
     @property
     def comparable(self) -> bool:
@@ -121,7 +133,7 @@ def reward_group(group: GroupCells, options: ScoringOptions) -> GroupRewards:
         return _benchmark(group, own, covered, members)
     blank = {c.key: Weighting(weight=c.weight) for c in own}
     if len(members) < 2 or not present:
-        return GroupRewards(own, covered, members, [], {}, {}, {}, {}, {}, {}, {}, blank)
+        return GroupRewards(own, covered, members, [], {}, {}, {}, {}, {}, {}, {}, {}, blank)
     cells, imputed = _with_imputed(group, present, members, options)
     mean_score = {c.key: mean(cells[i][c.key].score for i in members if c.key in cells[i]) for c in present}
     confidence = mean_confidences(present, [rows[i] for i in members], options, group.past)
@@ -134,6 +146,8 @@ def reward_group(group: GroupCells, options: ScoringOptions) -> GroupRewards:
         return cells[i][key].score if key in cells[i] else mean_score[key]
 
     ungated = {i: math.fsum(share[c.key] * score(i, c.key) for c in present) for i in members}
+    gated = {i: (gate_factor(own, rows[i]) or 0.0) * ungated[i] for i in members}
+    penalties = {i: group.penalties[i] for i in members} if group.penalties else {}
     group_confidence: float | None = None
     if options.weighting != "inverse_variance":
         whole = math.fsum(c.weight for c in present)
@@ -160,11 +174,13 @@ def reward_group(group: GroupCells, options: ScoringOptions) -> GroupRewards:
         share=share,
         noise=noise,
         ungated=ungated,
-        rewards={i: (gate_factor(own, rows[i]) or 0.0) * ungated[i] for i in members},
+        gated=gated,
+        rewards={i: gated[i] - penalties[i] for i in members} if penalties else gated,
         weighting=blank,
         group_confidence=group_confidence,
         effective_criteria=1.0 / math.fsum(v * v for v in share.values()),  # (Σe)²/Σe², safe for tiny e
         weighting_fallback=fallback,
+        penalties=penalties,
     )
 
 
@@ -196,7 +212,7 @@ def _benchmark(group: GroupCells, own: list[CriterionWeight], covered: list[floa
         members = []
     weighting = {c.key: Weighting(weight=c.weight) for c in own}
     if not members:
-        return GroupRewards(own, covered, members, [], {}, {}, {}, {}, {}, {}, {}, weighting)
+        return GroupRewards(own, covered, members, [], {}, {}, {}, {}, {}, {}, {}, {}, weighting)
     share = {c.key: c.weight / positive for c in own}
     offset = -math.fsum(c.weight for c in own if c.met_is_bad) / positive
     rewards = {i: math.fsum([offset, *(share[c.key] * rows[i][c.key].score for c in own)]) for i in members}
@@ -206,4 +222,5 @@ def _benchmark(group: GroupCells, own: list[CriterionWeight], covered: list[floa
         cbar, source = confidence[c.key]
         weighting[c.key] = Weighting(c.weight, mean_score[c.key], cbar, c.weight, share[c.key], source)
     cells = {i: dict(rows[i]) for i in members}
-    return GroupRewards(own, covered, members, own, cells, {}, mean_score, share, {}, rewards, dict(rewards), weighting)
+    own_score = (rewards, dict(rewards), dict(rewards))
+    return GroupRewards(own, covered, members, own, cells, {}, mean_score, share, {}, *own_score, weighting)

@@ -15,6 +15,9 @@ StepCredit = Literal["to_go", "all", "deepseek_sum"]
 GATE = "gate"
 """The entry of `parts` that gates make; no criterion may have it for a key where there are gates."""
 
+OVERLONG = "overlong"
+"""The entry of `parts` that the penalty on length makes; no criterion may have it for a key where there is one."""
+
 
 @dataclass(frozen=True, slots=True)
 class GateRule:
@@ -110,12 +113,14 @@ class GroupCells:
     """One group before it is scored: `rows[i][key]` is the ok cell of completion i, a missing key is a failed cell.
 
     `subject_nulls[i]` names the failed cells whose status is of the family `subject`; empty where it makes no difference.
+    `penalties[i]` is taken off the reward after its gates, never off plain reward (`overlong_penalty`); empty: nothing is.
     """
 
     criteria: Sequence[CriterionWeight]
     rows: Sequence[Row]
     subject_nulls: Sequence[AbstractSet[str]] = ()
     past: Past = field(default_factory=Past)
+    penalties: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True)
