@@ -7,7 +7,7 @@ code and a sentence, before anything is trained.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ def assemble(materials: Materials) -> Run:
     policy = _policy(materials, algorithm)
     optimizer = build_optimizer(policy, spec.training, algorithm.value_learning_rate) if algorithm.trains else None
     if grader is not None:
-        environment.rollouts = _rollouts(materials, policy, grader)
+        environment.rollouts = _cut_rollouts(materials, policy, grader)
     if isinstance(evaluation, Evaluation):
         evaluation.rollouts.policy = policy
     if isinstance(spec.algorithm, RewardModelConfig):
@@ -217,6 +217,12 @@ def _rollouts(materials: Materials, policy: Any, grader: CategoryGrader) -> Roll
     return Rollouts(policy, grader, materials.control, spec.training.seed, spec.rollout.max_completion_tokens)
 
 
+def _cut_rollouts(materials: Materials, policy: Any, grader: CategoryGrader) -> Rollouts:
+    """The same for what `rollout` is about; held-out evaluations are sampled whole."""
+    rollout = materials.spec.rollout
+    return replace(_rollouts(materials, policy, grader), top_p=rollout.top_p, top_k=rollout.top_k)
+
+
 def _evaluation(materials: Materials, reading: Reading, scorer: RewardScorer) -> Evaluation | None:
     """Held-out evaluation of a training job; for an `evaluate` job, the whole of it."""
     spec = materials.spec
@@ -231,11 +237,12 @@ def _evaluation(materials: Materials, reading: Reading, scorer: RewardScorer) ->
     else:
         return None
     grader = _grader(materials, rubric, scorer)
+    sampled = _cut_rollouts if isinstance(spec.algorithm, EvaluateConfig) else _rollouts
     shown: dict[str, ScoringOptions] = {}  # else uniform weights, which every criterion allows
     if isinstance(spec.algorithm, EvaluateConfig):
         shown = {name: scoring_options(own.aggregation) for name, own in grader.graders.items()}
     return Evaluation(
-        rollouts=_rollouts(materials, None, grader),  # the policy is loaded later
+        rollouts=sampled(materials, None, grader),  # the policy is loaded later
         recorder=materials.recorder,
         prompts=_prompts(materials, data, reading, grader),
         temperature=temperature,

@@ -12,7 +12,13 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from service.domain.base import Value, refuse
-from service.domain.objective import KlConfig, ObjectiveConfig, PolicyGradientConfig, with_preset
+from service.domain.objective import (
+    KlConfig,
+    ObjectiveConfig,
+    PolicyGradientConfig,
+    WithoutSignalConfig,
+    with_preset,
+)
 from service.domain.policy_gradient import PpoConfig, ReinforceConfig, TrpoConfig
 from service.domain.preference import DpoConfig, RewardModelConfig
 from service.domain.rejection import RejectionSamplingConfig
@@ -62,6 +68,7 @@ class OnPolicyConfig(PolicyGradientConfig):
     advantage: AdvantageConfig = AdvantageConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     kl: KlConfig = KlConfig()
+    without_signal: WithoutSignalConfig = WithoutSignalConfig()
     inner_epochs: Annotated[int, Field(ge=1, le=64)] = 1
     minibatches: Annotated[int, Field(ge=1, le=1024)] = 1
     entropy_coef: Annotated[float, Field(ge=0, le=10)] = 0.0
@@ -77,6 +84,12 @@ class OnPolicyConfig(PolicyGradientConfig):
     @model_validator(mode="after")
     def _fits_itself(self) -> OnPolicyConfig:
         problems = [(m.place, "invalid_option", m.message) for m in option_mismatches(self)]
+        if self.kl.placement == "reward":
+            message = (
+                "a divergence in the reward would make advantages that the stored cells do not explain; grape and grpo take it in "
+                "the 'loss' (reinforce and ppo know both)"
+            )
+            problems.append((("kl", "placement"), "invalid_option", message))
         if problems:
             refuse(*problems)
         return self

@@ -74,18 +74,29 @@ class DataSpec(Value):
 
 
 class RolloutSpec(Value):
-    """How completions are sampled. Absent fields take the algorithm's default."""
+    """How completions are sampled. Absent fields take the algorithm's default.
+
+    `top_p` and `top_k` cut the distribution and renormalise it (only the likeliest tokens that hold so much probability, or so
+    many), for `evaluate` and `rejection_sampling`.
+    """
 
     group_size: Annotated[int, Field(ge=1, le=1024)] | None = None
     prompts_per_step: Annotated[int, Field(ge=1, le=4096)] = 8
     temperature: Annotated[float, Field(ge=0, le=10)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     max_staleness: Literal[0] = 0
     engine: Literal["native"] = "native"
 
 
 class TrainingSpec(Value):
-    """The optimizer's schedule. `steps` are optimizer steps; supervised algorithms may say `epochs` instead."""
+    """The optimizer's schedule. `steps` are optimizer steps; supervised algorithms may say `epochs` instead.
+
+    `on_nonfinite` and `on_empty_batch` say what a step does whose loss or gradient is not finite, or in which no token counts: it
+    stops the job, or it is skipped, which changes no weight and no moment, and is told in the events. Ten such steps in a row
+    always stop it.
+    """
 
     steps: Steps | None = None
     epochs: Annotated[float, Field(gt=0, le=10_000)] | None = None
@@ -95,6 +106,8 @@ class TrainingSpec(Value):
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    on_empty_batch: Literal["skip", "stop"] = "skip"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     microbatch_tokens: Annotated[int, Field(ge=64, le=10_000_000)] = 16_384
@@ -182,6 +195,15 @@ def _problems(spec: JobSpec) -> Any:
                 "invalid_option",
                 f"{kind} needs a temperature above 0: equal completions teach nothing",
             )
+    for name in _cuts(spec.rollout):
+        if isinstance(spec.algorithm, PolicyGradientConfig):
+            message = (
+                f"{kind} compares probabilities of the full softmax, and samples cut by '{name}' have others; leave it out "
+                "(it is for evaluate and rejection_sampling)"
+            )
+            yield ("rollout", name), "invalid_option", message
+        elif resolved(spec).rollout.temperature == 0:
+            yield ("rollout", name), "invalid_option", f"greedy decoding knows no '{name}'; give a temperature above 0"
     if isinstance(spec.algorithm, EvaluateConfig):
         if spec.adapter is not None:
             yield ("adapter",), "invalid_option", "evaluate trains nothing, so it takes no adapter"
@@ -199,6 +221,10 @@ def _problems(spec: JobSpec) -> Any:
         yield ("evaluation",), "invalid_option", message
     if spec.evaluation is not None and spec.evaluation.rubric is None and spec.rubric is None:
         yield ("evaluation", "rubric"), "missing", "evaluation needs a rubric"
+
+
+def _cuts(rollout: RolloutSpec) -> list[str]:
+    return [name for name, given in (("top_p", rollout.top_p < 1), ("top_k", rollout.top_k is not None)) if given]
 
 
 def _of_policy_gradients(spec: JobSpec) -> Any:

@@ -81,6 +81,7 @@ FAILURES: dict[str, FailureCode] = {
     "oom_host": FailureCode(False, True),
     "cuda_error": FailureCode(False, True),
     "nonfinite_loss": FailureCode(True, False),
+    "kl_limit": FailureCode(True, False),
     "regression": FailureCode(True, False),
     "judge_unreachable": FailureCode(True, False),
     "judge_error_rate": FailureCode(True, False),

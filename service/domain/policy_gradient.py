@@ -6,12 +6,12 @@ completion of which too little is known is left out of every mean and denominato
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from service.domain.base import Value, refuse
-from service.domain.objective import KlConfig, MeanOver, ObjectiveConfig, PolicyGradientConfig, RewardKlConfig
+from service.domain.objective import KlConfig, MeanOver, ObjectiveConfig, PolicyGradientConfig
 from service.domain.rubric import Aggregation
 
 Positive = Annotated[float, Field(gt=0)]
@@ -38,7 +38,7 @@ class PlainRewardConfig(PolicyGradientConfig):
 
 
 class ReinforceConfig(PlainRewardConfig):
-    """REINFORCE: −A·log π, one step per rollout.
+    """REINFORCE: −A·log π, one step per rollout. With `kl.placement: reward` a completion pays β times its whole divergence.
 
     `baseline`: `none`, `moving_average` (of earlier steps' rewards, with `baseline_decay`), `leave_one_out` (the mean of the
     group's others, as RLOO; needs groups of at least 2).
@@ -76,16 +76,33 @@ class PpoConfig(PlainRewardConfig):
     trace: Share = 0.95
     whiten: bool = True
     objective: ObjectiveConfig = ObjectiveConfig(clip_low=0.2, clip_high=0.2)
-    kl: RewardKlConfig = RewardKlConfig(beta=0.05, estimator="k1", placement="reward")
+    kl: KlConfig = KlConfig(beta=0.05, estimator="k1", placement="reward")
     inner_epochs: Annotated[int, Field(ge=1, le=64)] = 4
     minibatches: Annotated[int, Field(ge=1, le=1024)] = 1
     entropy_coef: Annotated[float, Field(ge=0, le=10)] = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_defaults(cls, body: Any) -> Any:
+        """A block that says one thing keeps this algorithm's defaults in the others."""
+        if not isinstance(body, dict):
+            return body
+        filled = dict(body)
+        for name in ("objective", "kl"):
+            own = body.get(name)
+            if isinstance(own, dict):
+                default = cls.model_fields[name].default.model_dump()
+                filled[name] = own if own.get("kind") == "reinforce" else {**default, **own}
+        return filled
 
     @model_validator(mode="after")
     def _no_step_credit(self) -> PpoConfig:
         if self.objective.step_credit != "to_go":
             message = "ppo gives credit by its value model; 'step_credit' is for grape and grpo"
             refuse((("objective", "step_credit"), "invalid_option", message))
+        if self.objective.kind != "clipped":
+            message = "ppo clips; use the algorithm type 'reinforce' for a step without a clip"
+            refuse((("objective", "kind"), "invalid_option", message))
         return self
 
 

@@ -113,6 +113,25 @@ def test_presets_fill_in_what_is_left_open(preset, objective, scale):
     assert (mine.objective.clip_high, mine.objective.ratio, mine.advantage.scale) == (0.5, objective[0], "batch_std")
 
 
+def test_dapo_has_its_four_parts_and_gives_way_to_the_job():
+    """Clip-higher, dynamic sampling, token mean, overlong penalty (2503.14476, §3); the cache of 4,096 before 20,480 tokens is a
+    fifth. No divergence from a reference (§2.3)."""
+    config = GrpoConfig(type="grpo", preset="dapo")
+    assert (config.truncated.mode, config.truncated.margin_below(20_480), config.truncated.penalty) == (
+        "penalty",
+        4096,
+        1.0,
+    )
+    assert config.without_signal.resamples == 9
+    assert config.kl.beta == 0
+    mine = GrpoConfig.model_validate(
+        {"type": "grpo", "preset": "dapo", "truncated": {"mode": "mask"}, "without_signal": {"mode": "skip"}}
+    )
+    assert (mine.truncated.mode, mine.without_signal.resamples) == ("mask", 0)
+    fewer = GrpoConfig.model_validate({"type": "grpo", "preset": "dapo", "without_signal": {"max_resamples": 2}})
+    assert fewer.without_signal.resamples == 2
+
+
 def test_unknown_presets_are_refused():
     with pytest.raises(ValidationError, match="preset"):
         GrpoConfig(type="grpo", preset="papo")

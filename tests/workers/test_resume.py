@@ -34,7 +34,8 @@ def saver(folder, policy, optimizer, spec):
         ("grape", {"inner_epochs": 2}),
         (
             "grape",
-            {"inner_epochs": 2, "minibatches": 3, "importance": {"mode": "masked"}, "truncated": {"mode": "penalty"}},
+            {"minibatches": 2, "importance": {"mode": "masked"}, "truncated": {"mode": "penalty"},
+             "without_signal": {"mode": "resample"}},
         ),
         ("sft", {}),
         ("dpo", {}),
@@ -45,7 +46,7 @@ def saver(folder, policy, optimizer, spec):
         ("trpo", {}),
     ],
     ids=lambda value: value if isinstance(value, str) else "+".join(value),
-)
+)  # fmt: skip
 @pytest.mark.parametrize("stop_at", [2, 9, 30])
 def test_a_stopped_run_ends_with_the_same_bits(
     tiny_folder, load, load_reward, tmp_path, kind, algorithm, stop_at, adapter

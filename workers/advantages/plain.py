@@ -73,6 +73,16 @@ def subtract_baseline(groups: Sequence[ScoredGroup], baseline: Baseline, average
     ]
 
 
+def against_others(values: Sequence[float], group_of: Sequence[int]) -> list[float]:
+    """Each value minus the mean of the others of its group; alone, it stays as it is."""
+    sums: dict[int, float] = {}
+    counts: dict[int, int] = {}
+    for g in sorted(set(group_of)):
+        own = [x for x, owner in zip(values, group_of, strict=True) if owner == g]
+        sums[g], counts[g] = math.fsum(own), len(own)
+    return [x - (sums[g] - x) / (counts[g] - 1) if counts[g] > 1 else x for x, g in zip(values, group_of, strict=True)]
+
+
 def _others_mean(group: ScoredGroup) -> ScoredGroup:
     rewards = [c.reward for c in group.completions if c.reward is not None]
     if len(rewards) < 2:

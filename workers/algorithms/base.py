@@ -101,6 +101,15 @@ def pairs_of(rows: Sequence[Preference], reference: Mapping[str, tuple[float, fl
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The groups of a step in their places, those that were replaced, and how often prompts were drawn again."""
+
+    groups: list[CompletionGroup]
+    replaced: list[CompletionGroup]
+    resamples: int
+
+
 class Environment(Protocol):
     """Where batches come from: prompts, samples with their grades, demonstrations."""
 
@@ -135,6 +144,11 @@ class Environment(Protocol):
         self, prompts: list[Prompt], score: Callable[[Sequence[CompletionGroup]], None]
     ) -> list[CompletionGroup]:
         """Sample a group for each prompt, grade them, and hand all of them to `score`; in the order of the prompts."""
+
+    def rollout_with_signal(
+        self, prompts: list[Prompt], score: Callable[[Sequence[CompletionGroup]], None], resamples: int
+    ) -> Drawn:
+        """The same, and groups without signal replaced by groups of the next prompts, up to so many times."""
 
     @property
     def reward_average(self) -> float | None:
@@ -173,6 +187,8 @@ class Algorithm:
     value_learning_rate: float | None = None
     full_precision = False
     """Whether everything is computed in float32 even where the job's precision is lower."""
+    kl_limit: float | None = None
+    """Above this mean divergence from the reference, in nats per token, the job stops."""
     best_metric = "evaluation.plain_reward"
     """What makes one checkpoint better than another; higher is better."""
 
@@ -210,7 +226,8 @@ class Algorithm:
         """One optimizer step: forward and backward on each micro-batch, clip, step.
 
         The gradient does not depend on how the batch is cut, because every piece is divided by the denominators of the
-        whole step. Raises `JobFailure(nonfinite_loss)` before the step if a loss or the gradient is not finite.
+        whole step. Raises before the step, with weights and moments as they were: `JobFailure(nonfinite_loss)` if a loss or the
+        gradient is not finite, `JobFailure(kl_limit)` if the policy is too far from the reference.
         """
         optimizer.zero_grad(set_to_none=False)
         sums: dict[str, tuple[float, float]] = {}
@@ -228,9 +245,19 @@ class Algorithm:
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.spec.training.max_grad_norm))
         if not math.isfinite(norm):
             raise JobFailure("nonfinite_loss", "the gradient is not finite; lower the learning rate or check the data")
-        optimizer.step()
         means = {name: value / count for name, (value, count) in sums.items() if count}
+        self.check_divergence(means)
+        optimizer.step()
         return UpdateReport({"loss": total, "grad_norm": norm, **means})
+
+    def check_divergence(self, means: Mapping[str, float]) -> None:
+        """`JobFailure(kl_limit)` if the step's mean divergence from the reference is above the limit."""
+        if self.kl_limit is not None and means.get("kl", 0.0) > self.kl_limit:
+            raise JobFailure(
+                "kl_limit",
+                f"the policy is {means['kl']:.4g} nats per token from the reference, more than algorithm.kl.max {self.kl_limit:g}; "
+                "raise kl.beta or lower the learning rate",
+            )
 
 
 def supervised_loss(policy: Policy, batch: SupervisedBatch) -> LossOutput:

@@ -12,7 +12,7 @@ from service.domain.scoring import ScoringOptions
 from workers.advantages.group import score_step, token_advantages_of
 from workers.advantages.report import rollout_metrics
 from workers.algorithms.base import Collected, Environment, Policy
-from workers.algorithms.on_policy import Surrogate, policy_loss
+from workers.algorithms.on_policy import Surrogate, divergence_terms, policy_loss
 from workers.algorithms.policy_gradient import PolicyGradient
 from workers.types import CompletionGroup, LossOutput, PolicyBatch
 
@@ -25,22 +25,17 @@ class Grape(PolicyGradient):
         assert isinstance(spec.algorithm, OnPolicyConfig)
         self.config = spec.algorithm
         self.minibatches = self.config.minibatches
-        objective, kl = self.config.objective, self.config.kl
+        objective = self.config.objective
         self.surrogate = Surrogate(
+            kind=objective.kind,
             clip_low=objective.clip_low,
             clip_high=objective.clip_high,
             ratio=objective.ratio,
             mean_over=objective.aggregation,
-            beta=kl.beta,
-            estimator=kl.estimator,
             entropy_coef=self.config.entropy_coef,
+            **divergence_terms(self.kl),
         )
         self.options = scoring_options(self.config.aggregation, self.config.advantage)
-
-    @property
-    def needs_reference(self) -> bool:
-        """Only a KL penalty needs one."""
-        return self.config.kl.beta > 0
 
     def collect(self, environment: Environment) -> Collected:
         """Prompts, groups, grades, advantages, for `inner_epochs` passes over them in `minibatches` parts."""
@@ -53,11 +48,14 @@ class Grape(PolicyGradient):
             score_step(groups, options, environment.past)
 
         prompts = environment.next_prompts(self.spec.rollout.prompts_per_step)
-        groups = environment.rollout(prompts, score)
-        environment.report(rollout_metrics(groups))
+        drawn = environment.rollout_with_signal(prompts, score, self.config.without_signal.resamples)
+        # All that was sampled: what the policy does must not look better because groups were replaced.
+        environment.report(rollout_metrics([*drawn.groups, *drawn.replaced]))
+        if self.config.without_signal.resamples:
+            environment.report({"resampled_groups": float(len(drawn.replaced)), "resamples": float(drawn.resamples)})
         if self.config.aggregation.confidence_exponent_final is not None:
             environment.report({"confidence_exponent": self.options_at(environment.step + 1).confidence_exponent})
-        return Collected(self.batch_of(groups), self.config.inner_epochs * self.minibatches)
+        return Collected(self.batch_of(drawn.groups), self.config.inner_epochs * self.minibatches)
 
     def options_at(self, step: int, aggregation: Aggregation | None = None) -> ScoringOptions:
         """The options of a step (1 the first) under a rubric's aggregation, else the job's.

@@ -6,14 +6,15 @@ is cut.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from service.domain.objective import ImportanceConfig
+from service.domain.objective import ImportanceConfig, KlConfig
 from workers.algorithms.base import Policy
 from workers.losses.kl import kl_estimate, unbiased_kl
 from workers.losses.policy_gradient import clipped_surrogate, is_clipped, log_ratio, sequence_mean_of
@@ -27,7 +28,7 @@ class Surrogate:
 
     `clipped`: −min(ρA, clip(ρ)·A), per token or with the sequence's ratio. `reinforce`: −ρ·A with ρ = π/μ, whose gradient where
     it was sampled (ρ = 1) is −A·∇log π. `beta` times the divergence from the reference and `entropy_coef` times the entropy stand
-    beside it.
+    beside it. `measure`: the divergence is reported, whether or not it is a term.
     """
 
     kind: Literal["clipped", "reinforce"] = "clipped"
@@ -37,7 +38,19 @@ class Surrogate:
     mean_over: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
     beta: float = 0.0
     estimator: Literal["k1", "k2", "k3"] = "k3"
+    unbiased: bool = True
+    measure: bool = False
     entropy_coef: float = 0.0
+
+
+def divergence_terms(kl: KlConfig) -> dict[str, Any]:
+    """What a job's `kl` block means for its surrogate; a penalty in the reward is no term of the loss."""
+    return {
+        "beta": kl.beta if kl.placement == "loss" else 0.0,
+        "estimator": kl.estimator,
+        "unbiased": kl.unbiased,
+        "measure": kl.max is not None,
+    }
 
 
 def policy_loss(
@@ -71,10 +84,13 @@ def policy_loss(
         weights = flatten(batch.weights_B_T, policy.device)
         per_token = per_token * weights
         metrics["importance_weight"] = (float(weights.sum()), count)
-    if surrogate.beta > 0:
+    if surrogate.beta > 0 or surrogate.measure:
         reference = policy.reference_logprobs(batch)
-        per_token = per_token + surrogate.beta * unbiased_kl(flat.logprobs, old, reference, surrogate.estimator)
         metrics["kl"] = (float(kl_estimate(flat.logprobs.detach(), reference, "k3").sum()), count)
+        if surrogate.beta > 0 and surrogate.unbiased:
+            per_token = per_token + surrogate.beta * unbiased_kl(flat.logprobs, old, reference, surrogate.estimator)
+        elif surrogate.beta > 0:
+            per_token = per_token + surrogate.beta * kl_estimate(flat.logprobs, reference, surrogate.estimator)
     if flat.entropy is not None:
         per_token = per_token - surrogate.entropy_coef * flat.entropy
         metrics["entropy"] = (float(flat.entropy.detach().sum()), count)
@@ -135,14 +151,32 @@ def correct_for_sampler(policy: Policy, batch: PolicyBatch, importance: Importan
 
 
 def trainer_logprobs(policy: Policy, batch: PolicyBatch) -> list[list[float]]:
-    """log π of every completion token by the trainer's forward, without gradient, in the batch's order."""
+    """log π of every completion token by the trainer's forward."""
+    return over_pieces(policy, batch, lambda piece: policy.logprobs(piece).logprobs)
+
+
+def divergences(policy: Policy, batch: PolicyBatch, estimator: Literal["k1", "k2", "k3"]) -> list[list[float]]:
+    """The estimate of KL(π ‖ ref) at every completion token, under the policy that the batch's log-probabilities are of."""
+    return over_pieces(
+        policy,
+        batch,
+        lambda piece: kl_estimate(
+            flatten(piece.logprobs_B_T, policy.device), policy.reference_logprobs(piece), estimator
+        ),
+    )
+
+
+def over_pieces(
+    policy: Policy, batch: PolicyBatch, read: Callable[[PolicyBatch], Float[Tensor, " time"]]
+) -> list[list[float]]:
+    """What `read` says of each completion token, without gradient, in the batch's order."""
     found: list[list[float]] = [[] for _ in batch.tokens_B_T]
     numbered = replace(
         batch, rewards_B=[float(b) for b in range(len(found))]
     )  # carries the row's number through the cut
     with torch.no_grad():
         for piece in policy.microbatches(numbered):
-            for b, row in zip(piece.rewards_B, rows_of(policy.logprobs(piece).logprobs, piece), strict=True):
+            for b, row in zip(piece.rewards_B, rows_of(read(piece), piece), strict=True):
                 found[int(b)] = row
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from service.domain.job import JobSpec
-from service.domain.objective import PolicyGradientConfig
+from service.domain.objective import KlConfig, PolicyGradientConfig
 from service.domain.scoring import overlong_penalty
 from workers.algorithms.base import Algorithm, Policy
 from workers.algorithms.on_policy import correct_for_sampler, minibatch
@@ -22,6 +22,13 @@ class PolicyGradient(Algorithm):
         assert isinstance(spec.algorithm, PolicyGradientConfig)
         self.truncated = spec.algorithm.truncated
         self.importance = spec.algorithm.importance
+        self.kl: KlConfig = getattr(spec.algorithm, "kl", KlConfig())
+        self.kl_limit = self.kl.max
+
+    @property
+    def needs_reference(self) -> bool:
+        """Only a KL penalty or a limit needs one."""
+        return self.kl.needs_reference
 
     @property
     def temperature(self) -> float:

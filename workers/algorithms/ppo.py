@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
 from service.domain.job import JobSpec
 from service.domain.policy_gradient import PpoConfig
 from workers.advantages.gae import gae, last_token_rewards, whiten
 from workers.algorithms.base import Collected, Environment, Policy
-from workers.algorithms.on_policy import Surrogate, policy_loss, rows_of, step_mean
+from workers.algorithms.on_policy import (
+    Surrogate,
+    divergence_terms,
+    divergences,
+    over_pieces,
+    policy_loss,
+    step_mean,
+)
 from workers.algorithms.plain import PlainReward
-from workers.losses.kl import kl_estimate
 from workers.losses.value import value_loss
 from workers.types import Batch, LossOutput, PolicyBatch, flatten
 
@@ -33,15 +37,9 @@ class Ppo(PlainReward):
             clip_high=config.objective.clip_high,
             ratio=config.objective.ratio,
             mean_over=config.objective.aggregation,
-            beta=config.kl.beta if config.kl.placement == "loss" else 0.0,
-            estimator=config.kl.estimator,
             entropy_coef=config.entropy_coef,
+            **divergence_terms(self.kl),
         )
-
-    @property
-    def needs_reference(self) -> bool:
-        """Only a KL penalty needs one."""
-        return self.config.kl.beta > 0
 
     def collect(self, environment: Environment) -> Collected:
         """One rollout for `inner_epochs` passes over it in `minibatches` pieces."""
@@ -51,23 +49,13 @@ class Ppo(PlainReward):
         """Values and divergences under the policy that sampled; rewards per token, advantages and returns."""
         batch = super().complete(policy, batch)
         assert isinstance(batch, PolicyBatch)
-        rows = len(batch.tokens_B_T)
-        values: list[list[float]] = [[] for _ in range(rows)]
-        penalties: list[list[float]] = [[0.0] * len(tokens) for tokens in batch.tokens_B_T]
-        in_reward = self.config.kl.beta > 0 and self.config.kl.placement == "reward"
-        ids = replace(batch, returns_B_T=[[float(b)] for b in range(rows)])  # carries the row's number through the cut
-        with torch.no_grad():
-            for piece in policy.microbatches(ids):
-                numbers = [int(row[0]) for row in piece.returns_B_T]
-                for b, row in zip(numbers, rows_of(policy.values(piece), piece), strict=True):
-                    values[b] = row
-                if in_reward:
-                    sampled = flatten(piece.logprobs_B_T, policy.device)
-                    divergence = kl_estimate(sampled, policy.reference_logprobs(piece), self.config.kl.estimator)
-                    for b, row in zip(numbers, rows_of(self.config.kl.beta * divergence, piece), strict=True):
-                        penalties[b] = row
+        values = over_pieces(policy, batch, policy.values)
+        penalties: list[list[float]] | None = None
+        if self.kl.beta > 0 and self.kl.placement == "reward":
+            found = divergences(policy, batch, self.kl.estimator)
+            penalties = [[self.kl.beta * x for x in row] for row in found]
         lengths = [len(tokens) for tokens in batch.tokens_B_T]
-        rewards = last_token_rewards(batch.rewards_B, lengths, penalties if in_reward else None)
+        rewards = last_token_rewards(batch.rewards_B, lengths, penalties)
         advantages, returns = gae(rewards, values, discount=self.config.discount, trace=self.config.trace)
         if self.config.whiten:
             advantages = whiten(advantages)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 from service.domain.job import JobSpec
 from service.domain.policy_gradient import ReinforceConfig
+from workers.advantages.plain import against_others
 from workers.algorithms.base import Collected, Environment, Policy
-from workers.algorithms.on_policy import Surrogate, policy_loss
+from workers.algorithms.on_policy import Surrogate, divergence_terms, divergences, policy_loss
 from workers.algorithms.plain import PlainReward
-from workers.types import LossOutput, PolicyBatch
+from workers.types import Batch, LossOutput, PolicyBatch
 
 
 class Reinforce(PlainReward):
@@ -22,19 +26,26 @@ class Reinforce(PlainReward):
         self.surrogate = Surrogate(
             kind="reinforce",
             mean_over=config.mean_over,
-            beta=config.kl.beta,
-            estimator=config.kl.estimator,
             entropy_coef=config.entropy_coef,
+            **divergence_terms(self.kl),
         )
-
-    @property
-    def needs_reference(self) -> bool:
-        """Only a KL penalty needs one."""
-        return self.config.kl.beta > 0
 
     def collect(self, environment: Environment) -> Collected:
         """One rollout for one step."""
         return Collected(self.rollout(environment))
+
+    def complete(self, policy: Policy, batch: Batch) -> Batch:
+        """With the divergence in the reward: β times what a completion's tokens cost is taken off its advantage, against the
+        other completions where a baseline is (of its group for `leave_one_out`, else of the step), so that it stays unbiased."""
+        batch = super().complete(policy, batch)
+        assert isinstance(batch, PolicyBatch)
+        if self.kl.beta == 0 or self.kl.placement == "loss":
+            return batch
+        costs = [self.kl.beta * math.fsum(row) for row in divergences(policy, batch, self.kl.estimator)]
+        among = batch.prompt_of_B if self.baseline == "leave_one_out" else [0] * len(costs)
+        centred = costs if self.baseline == "none" else against_others(costs, among)
+        advantages = [[a - cost for a in row] for row, cost in zip(batch.advantages_B_T, centred, strict=True)]
+        return replace(batch, advantages_B_T=advantages)
 
     def loss(self, policy: Policy, batch: PolicyBatch) -> LossOutput:
         """−ρ·A per token, with ρ = 1 where it was sampled."""

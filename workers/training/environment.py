@@ -11,7 +11,7 @@ from service.domain.job import JobSpec
 from service.domain.rubric import Aggregation
 from service.domain.scoring import Past
 from workers.advantages.group import scored_row
-from workers.algorithms.base import Demonstration, Preference
+from workers.algorithms.base import Demonstration, Drawn, Preference
 from workers.policy.causal import CausalPolicy
 from workers.policy.generation.sampler import Sample, SamplingOptions
 from workers.policy.steps import steps_by_criterion
@@ -31,17 +31,20 @@ class Rollouts:
     control: Control
     seed: int
     max_completion_tokens: int
+    top_p: float = 1.0
+    top_k: int | None = None
     sampling_s: float = 0.0
     """Seconds that the last rollout took until its last token."""
     grading_wait_s: float = 0.0
     """Seconds from there until the last cell was there: the part of the judges' time that nothing hid."""
 
     def run(
-        self, prompts: Sequence[Prompt], *, purpose: str, step: int, group_size: int, temperature: float
+        self, prompts: Sequence[Prompt], *, purpose: str, step: int, group_size: int, temperature: float, draw: int = 0
     ) -> tuple[list[CompletionGroup], Grading]:
-        """Graded groups in the order of the prompts. The seed depends on purpose and step alone."""
+        """Graded groups in the order of the prompts. The seed depends on purpose, step and draw alone."""
         groups: dict[int, CompletionGroup] = {}
-        grading = self.grader.start(purpose, step)
+        place = f"{purpose}.{draw}" if draw else purpose  # questions of another draw are other questions
+        grading = self.grader.start(place, step)
 
         def on_group(index: int, samples: list[Sample]) -> None:
             group = CompletionGroup(prompts[index], [self._completion(sample) for sample in samples])
@@ -51,10 +54,12 @@ class Rollouts:
         options = SamplingOptions(
             group_size=group_size,
             temperature=temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
             max_tokens=self.max_completion_tokens,
             eos_ids=self.policy.eos_ids,
             pad_id=self.policy.pad_id,
-            seed=derive_seed(self.seed, "rollout", purpose, step),
+            seed=derive_seed(self.seed, "rollout", place, step),
         )
         started = time.monotonic()
         self.policy.sample([prompt.tokens for prompt in prompts], options, on_group, self.control.check)
@@ -155,32 +160,69 @@ class TrainingEnvironment:
     def rollout(
         self, prompts: list[Prompt], score: Callable[[Sequence[CompletionGroup]], None]
     ) -> list[CompletionGroup]:
-        """Sample, grade, score and record a group for each prompt.
+        """Sample, grade, score and record a group for each prompt."""
+        return self.rollout_with_signal(prompts, score, 0).groups
 
-        Raises `Suspended` if the judges fail too often: whole steps without a verdict would train on nothing.
+    def rollout_with_signal(
+        self, prompts: list[Prompt], score: Callable[[Sequence[CompletionGroup]], None], resamples: int
+    ) -> Drawn:
+        """The same; then, up to `resamples` times, a group of the next prompt in place of each one without signal.
+
+        What was replaced is recorded too, after the groups that stay. Every draw has random numbers of its own, and all of them
+        are scored by what earlier steps say. Raises `Suspended` if the judges fail too often: whole steps without a verdict
+        would train on nothing.
         """
+        step = self.step + 1
+        groups, grading = self._draw(prompts, step, 0)
+        gradings, replaced, draws = [grading], list[CompletionGroup](), 0
+        score(groups)
+        while draws < resamples and _verdicts(groups):  # no second try where no judge answers
+            lacking = [k for k, group in enumerate(groups) if group.scored is None or group.scored.signal != "ok"]
+            if not lacking:
+                break
+            draws += 1
+            fresh, grading = self._draw(self.next_prompts(len(lacking)), step, draws)
+            gradings.append(grading)
+            replaced.extend(groups[k] for k in lacking)
+            for k, group in zip(lacking, fresh, strict=True):
+                groups[k] = group
+            score(groups)
+        sampled = [*groups, *replaced]
+        self.recorder.completions(step, "train", sampled)
+        try:
+            self._watch_nulls(sampled)
+        except Suspended:
+            for grading in gradings:
+                grading.forget()
+            raise
+        for group in sampled:
+            self.state.history.add(group.rubric, group.criteria, [scored_row(row) for row in group.cells])
+        left = sum(group.scored is None or group.scored.signal != "ok" for group in groups)
+        if resamples and left:
+            data = {"step": step, "groups": left, "of": len(groups), "resamples": draws, "replaced": len(replaced)}
+            self.recorder.event("rollout.without_signal", data)
+        return Drawn(groups, replaced, draws)
+
+    def _draw(self, prompts: Sequence[Prompt], step: int, draw: int) -> tuple[list[CompletionGroup], Grading]:
         assert self.rollouts is not None
         rollout = self.spec.rollout
         assert rollout.group_size is not None
         assert rollout.temperature is not None
-        step = self.step + 1
-        groups, grading = self.rollouts.run(
-            prompts, purpose="train", step=step, group_size=rollout.group_size, temperature=rollout.temperature
+        drawn = self.rollouts.run(
+            prompts,
+            purpose="train",
+            step=step,
+            group_size=rollout.group_size,
+            temperature=rollout.temperature,
+            draw=draw,
         )
-        self.report({"sampling_s": self.rollouts.sampling_s, "grading_wait_s": self.rollouts.grading_wait_s})
-        score(groups)
-        self.recorder.completions(step, "train", groups)
-        try:
-            self._watch_nulls(groups)
-        except Suspended:
-            grading.forget()
-            raise
-        for group in groups:
-            self.state.history.add(group.rubric, group.criteria, [scored_row(row) for row in group.cells])
-        return groups
+        spent = {"sampling_s": self.rollouts.sampling_s, "grading_wait_s": self.rollouts.grading_wait_s}
+        so_far = self.state.collected if draw else {}
+        self.report({name: so_far.get(name, 0.0) + seconds for name, seconds in spent.items()})
+        return drawn
 
     def _watch_nulls(self, groups: Sequence[CompletionGroup]) -> None:
-        judged = [cell for group in groups for row in group.cells for cell in row.values() if cell.grader == "judge"]
+        judged = _judged(groups)
         if not judged:
             return
         failed = [cell for cell in judged if cell.score is None]
@@ -196,3 +238,13 @@ class TrainingEnvironment:
                 f"max_null_share {self.max_null_share:.0%}; the last said: {failed[-1].reason if failed else 'ok'}"
             )
         self.state.null_shares.append(share)
+
+
+def _judged(groups: Sequence[CompletionGroup]) -> list[Cell]:
+    return [cell for group in groups for row in group.cells for cell in row.values() if cell.grader == "judge"]
+
+
+def _verdicts(groups: Sequence[CompletionGroup]) -> bool:
+    """Whether any judge has answered, where one was asked."""
+    judged = _judged(groups)
+    return not judged or any(cell.score is not None for cell in judged)

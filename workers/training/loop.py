@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from service.domain.job import JobSpec
+from service.domain.job_state import JobFailure
 from workers.algorithms.base import Algorithm, Environment
 from workers.policy.causal import CausalPolicy
 from workers.policy.reward import RewardPolicy
@@ -18,6 +19,8 @@ from workers.training.pair_evaluation import PairEvaluation
 from workers.training.ports import Control, Interrupted, Recorder, Suspended
 from workers.training.rounds import Rounds, regression_failure
 from workers.training.state import TrainerState
+from workers.training.stops import step_or_skip
+from workers.types import Batch, UpdateReport
 
 
 @dataclass(slots=True)
@@ -82,7 +85,7 @@ class Run:
             group["lr"] = rate * group.get("factor", 1.0)
         use = state.uses - state.uses_left
         batch = self.algorithm.part(state.batch, use, state.step - use)
-        report = self.algorithm.update(self.policy, batch, self.optimizer)
+        report = self._update(batch)
         state.uses_left -= 1
         state.step += 1
         seconds = time.monotonic() - started
@@ -99,6 +102,18 @@ class Run:
         self.recorder.progress(state.step)
         if not state.uses_left:
             state.batch = None
+
+    def _update(self, batch: Batch) -> UpdateReport:
+        assert self.optimizer is not None
+        try:
+            return step_or_skip(
+                self.algorithm, self.policy, batch, self.optimizer,
+                training=self.spec.training, state=self.state, recorder=self.recorder,
+            )  # fmt: skip
+        except JobFailure as failure:
+            if failure.code == "kl_limit":
+                self.save(self.state)  # these weights are sound: they have only gone far
+            raise
 
     def _watch(self) -> None:
         """Numbers that need the steps before, and flags; for algorithms that sample."""

@@ -36,6 +36,8 @@ class TrainerState:
     """Summed log-probabilities of (chosen, rejected) under the policy that the job started from, by row."""
     reward_average: tuple[float, float] = (0.0, 0.0)
     """Decayed sum of steps' mean rewards, and the sum of its weights."""
+    skipped_in_a_row: int = 0
+    """Steps up to now that were skipped one after the other."""
     batch: Batch | None = None
     uses: int = 0
     """For how many optimizer steps `batch` serves, and how many of them are left."""
@@ -57,6 +59,7 @@ class TrainerState:
             "round_evaluation": self.round_evaluation,
             "reward_average": list(self.reward_average),
             "reference": {key: list(value) for key, value in self.reference.items()},
+            "skipped_in_a_row": self.skipped_in_a_row,
             "batch": _batch_to_json(self.batch) if self.uses_left else None,
             "uses": self.uses,
             "uses_left": self.uses_left,
@@ -79,6 +82,7 @@ class TrainerState:
             round_evaluation=dict(data["round_evaluation"]),
             reward_average=(data["reward_average"][0], data["reward_average"][1]),
             reference={key: (chosen, rejected) for key, (chosen, rejected) in data["reference"].items()},
+            skipped_in_a_row=data.get("skipped_in_a_row", 0),  # a checkpoint of an earlier release does not say
             batch=_batch_from_json(data["batch"]),
             uses=data["uses"],
             uses_left=data["uses_left"],

@@ -33,7 +33,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class SamplingOptions:
-    """Temperature 0 is greedy; log-probabilities are then those at temperature 1."""
+    """Temperature 0 is greedy; log-probabilities are then those at temperature 1.
+
+    With `top_p` or `top_k` they are those of the distribution that was sampled: cut and renormalised.
+    """
 
     group_size: int
     temperature: float
@@ -41,12 +44,34 @@ class SamplingOptions:
     eos_ids: Sequence[int]
     pad_id: int
     seed: int
+    top_p: float = 1.0
+    top_k: int | None = None
     top: int = 0
     """How many of the likeliest tokens to keep at each position."""
 
 
+def cut(scaled: Float[Tensor, "batch vocab"], top_p: float, top_k: int | None) -> Float[Tensor, "batch vocab"]:
+    """−∞ for all but the `top_k` likeliest tokens, and of these for all but the likeliest that together hold `top_p`.
+
+    The token that crosses `top_p` stays, so at least one does; of equally likely ones those of lower id come first.
+    """
+    if top_k is None and top_p >= 1:
+        return scaled
+    ordered, place = scaled.sort(dim=-1, descending=True, stable=True)
+    if top_k is not None:
+        ordered = ordered.masked_fill(torch.arange(ordered.shape[-1], device=ordered.device) >= top_k, -torch.inf)
+    before = ordered.softmax(-1).cumsum(-1).roll(1, dims=-1)
+    before[..., 0] = 0.0
+    kept = ordered.masked_fill(before >= top_p, -torch.inf) if top_p < 1 else ordered
+    return torch.full_like(scaled, -torch.inf).scatter(-1, place, kept)
+
+
 def choose(
-    logits: Float[Tensor, "batch vocab"], uniform: Float[Tensor, " batch"], temperature: float
+    logits: Float[Tensor, "batch vocab"],
+    uniform: Float[Tensor, " batch"],
+    temperature: float,
+    top_p: float = 1.0,
+    top_k: int | None = None,
 ) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"]]:
     """One token per row by inverting the distribution function at `uniform`, and its log-probability.
 
@@ -54,7 +79,7 @@ def choose(
     """
     scaled = logits.double()
     if temperature > 0:
-        scaled = scaled / temperature
+        scaled = cut(scaled / temperature, top_p, top_k)
     logprobs = torch.log_softmax(scaled, dim=-1)
     if temperature > 0:
         cumulative = logprobs.exp().cumsum(-1)
@@ -124,7 +149,8 @@ class _Decoding:
         for position in range(self.options.max_tokens):
             self.check()
             uniform = torch.rand(self.rows, generator=self.generator, dtype=torch.float64).to(self.device)
-            token, logprob = choose(logits, uniform[alive], self.options.temperature)
+            options = self.options
+            token, logprob = choose(logits, uniform[alive], options.temperature, options.top_p, options.top_k)
             self.tokens[alive, position] = token
             self.logprobs[alive, position] = logprob.float()
             if self.top:
