@@ -19,9 +19,11 @@ from service.domain.criteria import criteria_of
 from service.domain.grade import Cell
 from service.domain.job_state import JobFailure
 from service.domain.judge import JudgeConfig, JudgeLimits
-from service.domain.rubric import Criterion, RubricContent
+from service.domain.rubric import Criterion
+from workers.runs.cell_work import BulkWork
 from workers.runs.cells import CellWork, ClaimedBatch
 from workers.runs.held import model_folder
+from workers.runs.local_known import LocalKnown
 
 if TYPE_CHECKING:
     from workers.graders.local.graders import LocalGraders
@@ -87,12 +89,13 @@ class LocalGradingEngine:
 
     def _grade(self, batch: ClaimedBatch) -> None:
         """All cells at once: a batch that was begun elsewhere has none, so equal batches are always graded alike."""
-        content = RubricContent.model_validate(batch.rubric["content"])
-        criteria = {criterion.key: criterion for criterion in criteria_of(content, batch.prompt)}
+        criteria = {criterion.key: criterion for criterion in criteria_of(batch.content, batch.prompt)}
         todo = [(index, criteria[key]) for index, key in batch.todo]
         judges = {judge: self.work.judge(judge, batch.judges[judge]) for judge in batch.local_judges}
+        cache = LocalKnown(BulkWork(self.work), batch, judges, self._weights)
+        known, todo, keys = cache.part(todo)
         try:
-            cells = self._cells(batch, todo, content.guidelines, judges)
+            cells = self._cells(batch, todo, judges) if todo else []
         except Exception as error:
             if self._lost.is_set() or self._stopping.is_set():
                 return
@@ -100,22 +103,18 @@ class LocalGradingEngine:
             log.exception("batch %s of %s", batch.id, batch.owner_id)
             reason = f"the model failed: {_said(error)}"[:1000]
             cells = [(index, _failed(criterion, reason)) for index, criterion in todo]
-        self.work.answer(batch, cells)
+        self.work.answer(batch, [*known, *cells])
+        cache.remember(cells, keys)
         self.work.finish(batch)
 
     def _cells(
         self,
         batch: ClaimedBatch,
         todo: list[tuple[int, Criterion]],
-        guidelines: str,
         judges: dict[str, tuple[Judge, JudgeRevision]],
     ) -> list[tuple[int, Cell]]:
-        from workers.graders.local.graders import LocalBatch, LocalGraders, PinnedJudge
+        from workers.graders.local.graders import LocalBatch, PinnedJudge
 
-        if self._graders is None:
-            settings = self.settings.grading
-            bound = int(settings.local_memory_mb * (1 << 20))
-            self._graders = LocalGraders(self._files, bound=bound, device=settings.local_device, check=self._check)
         pinned = {
             judge_id: PinnedJudge(
                 judge_id,
@@ -125,7 +124,21 @@ class LocalGradingEngine:
             )
             for judge_id, (head, row) in judges.items()
         }
-        return self._graders.grade(LocalBatch(batch.prompt, batch.texts, todo, batch.models, pinned, guidelines))
+        graders, guidelines = self._models(), batch.content.guidelines
+        return graders.grade(LocalBatch(batch.prompt, batch.texts, todo, batch.models, pinned, guidelines))
+
+    def _models(self) -> LocalGraders:
+        from workers.graders.local.graders import LocalGraders
+
+        if self._graders is None:
+            settings = self.settings.grading
+            bound = int(settings.local_memory_mb * (1 << 20))
+            self._graders = LocalGraders(self._files, bound=bound, device=settings.local_device, check=self._check)
+        return self._graders
+
+    def _weights(self, model_id: str) -> str:
+        """What a judge's model is in the keys of its cells: its files, and how exactly it computes here."""
+        return f"{self._files(model_id).hash}, {self._models().precision}"
 
     def _check(self) -> None:
         """Called at every token of a judge."""

@@ -157,6 +157,16 @@ class BulkWork:
                     found[project_id, bytes(key)] = Cell.model_validate(cell)
         return found
 
+    def remember(self, project_id: str, cells: Mapping[bytes, Cell]) -> None:
+        """Put cells into the cache."""
+        rows = [
+            {"project_id": project_id, "key": key.hex(), "cell": cell.model_dump(mode="json")}
+            for key, cell in cells.items()
+        ]
+        if rows:
+            with self.cells.database.transaction() as session:
+                session.execute(queries.REMEMBER, {"cells": _json(rows)})
+
     def store(self, answers: Sequence[Answer], ended: Collection[Work]) -> list[str]:
         """Store cells, put those with a key into the cache, and end batches that have all; the owners of these.
 

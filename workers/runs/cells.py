@@ -21,6 +21,7 @@ from service.domain.grade import Cell
 from service.domain.ids import new_id
 from service.domain.pinned import pinned_version
 from service.domain.places import GRADING
+from service.domain.rubric import RubricContent
 from service.queue import Bell
 from service.queue import Outbox as OutboxSender
 from workers.runs.held import HeldJob
@@ -144,18 +145,20 @@ class CellDesk:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedBatch:
-    """A batch that this grading worker holds."""
+    """A batch that this grading worker holds. `fresh` cells are not looked up in the cache."""
 
     id: str
     owner_id: str
+    project_id: str
     fence: int
     prompt: dict[str, Any]
     texts: list[str]
-    rubric: dict[str, Any]
+    content: RubricContent
     judges: dict[str, int]
     local_judges: dict[str, str]
     models: dict[str, Any]
     todo: list[tuple[int, str]]
+    fresh: bool
 
 
 @dataclass(slots=True)
@@ -178,18 +181,21 @@ class CellWork(Leases):
                 session.execute(job_queries.forget_messages(row.id))
                 owner = session.get_one(Job, row.job_id) if row.job_id else session.get_one(Grading, row.grading_id)
                 todo = [(index, criterion) for index, criterion in session.execute(queries.unanswered(row.id))]
+                version = pinned_version(owner.resolved, row.payload["rubric"])
                 claimed.append(
                     ClaimedBatch(
                         id=row.id,
                         owner_id=owner.id,
+                        project_id=row.project_id,
                         fence=row.fence,
                         prompt=row.payload["prompt"],
                         texts=row.payload["texts"],
-                        rubric=pinned_version(owner.resolved, row.payload["rubric"]),
+                        content=RubricContent.model_validate(version["content"]),
                         judges=owner.resolved["judges"],
                         local_judges=owner.resolved.get("local_judges", {}),
                         models=owner.resolved.get("models", {}),
                         todo=todo,
+                        fresh=bool(row.payload.get("fresh")),
                     )
                 )
             return claimed

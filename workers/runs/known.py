@@ -11,13 +11,14 @@ from service.domain.rubric import Criterion
 from workers.graders.judge.cache_key import CellKeys
 from workers.graders.judge.cell import chunks
 from workers.runs.cell_work import Answer, BulkWork, PinnedJudge, Work
+from workers.runs.cells import ClaimedBatch
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
     """The criteria of one completion that one judge grades."""
 
-    work: Work
+    work: Work | ClaimedBatch
     index: int
     judge: PinnedJudge
     criteria: list[Criterion]
@@ -27,11 +28,13 @@ class Ask:
 class Known:
     """The cells of one claim: looked up all at once, and remembered under their keys once they have been asked for.
 
-    `formats` says in which forms a judge's replies may have come, the likeliest first: the form is part of the key.
+    `formats` says in which forms a judge's replies may have come, the likeliest first: the form is part of the key. `weights`:
+    what a registered model is in the key (`CellKeys`).
     """
 
     bulk: BulkWork
     formats: Callable[[PinnedJudge], Sequence[str]]
+    weights: Callable[[PinnedJudge], str] = lambda judge: ""
     _keys: dict[tuple[str, int, int], CellKeys] = field(default_factory=dict)
 
     async def part(self, asks: Sequence[Ask]) -> tuple[list[Answer], list[Ask]]:
@@ -78,7 +81,7 @@ class Known:
         """Criterion -> key, as its cell was or would be answered in this form."""
         place = (ask.judge.id, ask.judge.revision, id(ask.work.content))
         if place not in self._keys:
-            self._keys[place] = CellKeys(ask.judge.config, ask.work.content.guidelines)
+            self._keys[place] = CellKeys(ask.judge.config, ask.work.content.guidelines, self.weights(ask.judge))
         keys, text = self._keys[place], ask.work.texts[ask.index]
         return {
             criterion.key: keys.of(criterion, chunk, ask.work.prompt, text, reply_format)

@@ -32,16 +32,25 @@ def digest(*parts: Any) -> bytes:
 
 @dataclass(slots=True)
 class CellKeys:
-    """The keys of one judge's cells under one rubric's guidelines. Parts that many cells share are hashed once."""
+    """The keys of one judge's cells under one rubric's guidelines. Parts that many cells share are hashed once.
+
+    `weights`: of a judge that is a registered model, the hash of its files and how exactly it computes. It stands in the key in
+    place of the model's id, so that the same files registered twice are one judge. How many threads compute, and what else is
+    decoded at the same time, only moves roundings, and is not in it.
+    """
 
     config: JudgeConfig
     guidelines: str
+    weights: str = ""
     _judge: bytes = b""
     _criteria: dict[int, tuple[Criterion, bytes]] = field(default_factory=dict)
     _texts: dict[tuple[int, str], bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._judge = digest(KEY_VERSION, self.config.model_dump(mode="json"), self.guidelines)
+        told = self.config.model_dump(mode="json")
+        if self.weights:
+            told["model"] = self.weights
+        self._judge = digest(KEY_VERSION, told, self.guidelines)
 
     def of(
         self, criterion: Criterion, chunk: Sequence[Criterion], prompt: Mapping[str, Any], text: str, reply_format: str

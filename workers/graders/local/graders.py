@@ -62,6 +62,11 @@ class LocalGraders:
         self.shelf = Shelf(bound)
         self.device = pick_device() if device == "auto" else torch.device(device)
 
+    @property
+    def precision(self) -> str:
+        """How exactly judges compute here (`load_judge`)."""
+        return "cuda, bfloat16" if self.device.type == "cuda" else f"{self.device.type}, float32"
+
     def grade(self, batch: LocalBatch) -> list[tuple[int, Cell]]:
         """Every cell of the batch. The batch alone decides what goes through a model together, so equal batches give equal cells.
 
