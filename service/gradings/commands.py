@@ -49,6 +49,7 @@ async def create_grading(session: AsyncSession, caller: Caller, spec: GradingSpe
         resolved.update(await pin_graders(session, project, versions.contents, named=named))
         _require_registered(resolved["models"])
         judges = await facts_of(session, resolved["judges"])
+        resolved["judge_votes"] = own_votes(judges)
         require_askable(versions.contents, judges)
         for version in versions.versions.values():
             check_options(version.aggregation, [version.content.criteria], own_votes(judges))

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from service.client import ApiError, GrapeClient
-from tests.support.gradings import HAS, SHORT, grade
+from tests.support.gradings import HAS, SHORT, ended, grade
 
 ASSISTANT = {"role": "assistant", "content": "x"}
 BROKEN = {"weight": 1, "grader": {"type": "regex", "pattern": "("}}
@@ -127,3 +127,17 @@ def test_a_weighting_that_the_judges_cannot_serve_is_refused_before_anything_is_
                 api.post(path, request)
             assert caught.value.errors[0]["pointer"] == "/aggregation/weighting"
             assert not judge.questions
+
+
+def test_stored_prompts_whose_own_criteria_do_not_allow_the_weighting_end_it_before_anything_is_paid(bench, judge, api):
+    """Their criteria are known to the worker alone; the judge of the prompt's criterion gives a single vote."""
+    own = bench.judged(bench.judge(judge), "own")
+    rubric = bench.rubric(bench.judged(bench.judge(judge, votes=2)))
+    prompt = {"prompt": "p", "criteria": [own]}
+    first, _ = grade(api, {"rubric": {"id": rubric}, "texts": [{"prompt": prompt, "text": t} for t in "ab"]})
+    judge.questions.clear()
+    body = {"rubric": {"id": rubric}, "grading": first["id"], "aggregation": {"weighting": "inverse_variance"}}
+    failed = ended(api, api.post("/v1/gradings", body)["id"], expected="failed")
+    assert failed["error"]["code"] == "rubric_invalid"
+    assert "'prompt.own' has a single vote" in failed["error"]["message"]
+    assert not judge.questions

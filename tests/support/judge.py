@@ -24,6 +24,7 @@ class Question:
     answer: str
     headers: dict
     at: float
+    port: int = 0
 
 
 def verdict(question, value=True, confidence=0.8, reasoning="because"):
@@ -119,6 +120,7 @@ class FakeJudge:
             answer=found.group(2) if found else "",
             headers=headers,
             at=time.monotonic(),
+            port=scope["client"][1],
         )
         self.questions.append(question)
         self.in_flight += 1

@@ -58,6 +58,10 @@ def _count(held: HeldGrading, rubrics: Rubrics) -> tuple[int, int]:
     items = cells = 0
     for kind in kinds:
         prompt = {"category": kind.category, "tags": kind.tags or [], "criteria": kind.criteria or []}
+        by = rubrics.now(kind.category, kind.rubric_id, kind.rubric_version)
+        criteria = criteria_for(by, prompt)
+        if kind.criteria and not held.grading.reuse_cells:
+            rubrics.require_allowed(by, criteria)
         items += kind.items
-        cells += kind.items * len(criteria_for(rubrics.now(kind.category, kind.rubric_id, kind.rubric_version), prompt))
+        cells += kind.items * len(criteria)
     return items, cells

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.domain.criteria import criteria_of
+from service.domain.criteria import criteria_of, criterion_weights
 from service.domain.grading import scoring_options
 from service.domain.pinned import PinnedRubrics
 from service.domain.rubric import DEFAULT_AGGREGATION, Aggregation, Criterion, RubricContent
-from service.domain.scoring import GroupCells, ScoredGroup, ScoringOptions, score_groups
+from service.domain.scoring import GroupCells, ScoredGroup, ScoringOptions, mismatches, score_groups
 from workers.runs.gradings import GradingFailure, HeldGrading
 
 
@@ -69,6 +69,14 @@ class Rubrics:
         """The judges that are registered models."""
         found: dict[str, str] = self.held.grading.resolved.get("local_judges", {})
         return found
+
+    def require_allowed(self, by: GradedBy, criteria: Sequence[Criterion]) -> None:
+        """`GradingFailure` for a prompt whose own criteria do not allow the options: before anybody is asked about it."""
+        votes = self.held.grading.resolved.get("judge_votes", {})
+        for problem in mismatches(by.options, criterion_weights(criteria, votes)):
+            raise GradingFailure(
+                "rubric_invalid", f"a prompt's own criteria with version {by.version} of {by.id}: {problem.message}"
+            )
 
     def content(self, rubric_id: str, version: int) -> RubricContent:
         """A version that has been loaded."""
