@@ -80,6 +80,7 @@ def test_only_settings_read_the_environment():
     """Settings are built in composition roots and handed down; these files are such roots, or clients."""
     allowed = {
         "service/config.py", "service/client.py", "service/cli/common.py", "service/cli/authoring.py", "service/local/stack.py",
+        "service/local/doctor.py",
     }  # fmt: skip
     readers = {
         str(path.relative_to(ROOT))
@@ -96,6 +97,7 @@ def test_only_settings_read_the_environment():
     assert builders == {
         "service/app.py",
         "service/db/migrate.py",
+        "service/local/doctor.py",
         "service/projects/__main__.py",
         "workers/context.py",
         "workers/child.py",
