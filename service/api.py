@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from service.checkpoints.endpoints import checkpoints
 from service.completions.endpoints import completions
 from service.datasets.endpoints import datasets
+from service.datasets.endpoints_formats import dataset_formats
 from service.gradings.endpoints import gradings
 from service.health import health
 from service.jobs.endpoints import jobs
@@ -22,6 +23,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     judges,
     models,
     datasets,
+    dataset_formats,
     jobs,
     completions,
     gradings,

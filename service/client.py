@@ -21,6 +21,8 @@ from typing import Any, Self
 
 import httpx
 
+from service.client_formats import FormatCalls
+
 TERMINAL = ("succeeded", "failed", "cancelled")
 RETRIES = 4
 RETRIED_STATUSES = (429, 502, 503, 504)
@@ -66,7 +68,7 @@ def default_folder() -> Path:
     return Path("/var/lib/grape") if os.geteuid() == 0 else Path.home() / ".grape"
 
 
-class GrapeClient:
+class GrapeClient(FormatCalls):
     """A connection to one service with one key."""
 
     def __init__(self, base_url: str, api_key: str, timeout_s: float = 60.0) -> None:

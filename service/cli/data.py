@@ -108,6 +108,46 @@ def add_rows(
         show(batch, as_json, ("batch", "rows", "duplicates", "error_count", "errors"))
 
 
+@datasets.command("import")
+def import_rows(
+    dataset_id: str,
+    file: Annotated[Path, typer.Argument(help="NDJSON, plain or .gz")],
+    format_name: Annotated[
+        str, typer.Option("--format", help="trl, hh, ultrafeedback, openai, cai, healthbench, rar, grape, or auto")
+    ] = "auto",
+    judge: Annotated[str | None, typer.Option(help="who judges criteria that come with the rows")] = None,
+    polarity: Annotated[str | None, typer.Option(help="RaR's pitfalls: from_prefix or ask")] = None,
+    weights: Annotated[str | None, typer.Option(help="RaR's weights: file or paper")] = None,
+    skip: Annotated[bool, typer.Option(help="leave faulty lines out instead of refusing all")] = False,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Publish a batch of rows from a file in another project's format."""
+    if not file.is_file():
+        stop(f"there is no file {file}", USAGE)
+    given = {"judge": judge, "polarity": polarity, "weights": weights}
+    options = {name: value for name, value in given.items() if value is not None}
+    with client(data_dir) as api:
+        batch = api.import_rows(dataset_id, file, format_name, skip_faulty=skip, **options)
+        show(batch, as_json, ("batch", "format", "rows", "duplicates", "pitfalls", "error_count", "errors"))
+
+
+@datasets.command("export")
+def export_rows(
+    dataset_id: str,
+    output: Annotated[Path, typer.Option("--output", "-o", help="the file to write; .gz packs it")],
+    format_name: Annotated[
+        str, typer.Option("--format", help="as_imported, grape (our own form), or another project's")
+    ] = "as_imported",
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Write a dataset's rows to a file, each as it was imported, or all in one format."""
+    with client(data_dir) as api:
+        count = api.export_rows(dataset_id, output, format_name)
+        show({"rows": count, "file": str(output)}, as_json, ("rows", "file"))
+
+
 @datasets.command("list")
 def list_datasets(data_dir: DataDir = None, as_json: Json = False, limit: Limit = 100) -> None:
     """List datasets."""

@@ -11,18 +11,24 @@ from service.datasets.ingest import RowReader, lines
 from service.datasets.schemas import BatchOut
 from service.db.queries import datasets as queries
 from service.db.tables import Dataset
+from service.domain.formats.rows import Importer
 from service.domain.ids import new_id
 from service.errors import Invalid
 
 
 async def publish_rows(
-    session: AsyncSession, dataset: Dataset, pieces: AsyncIterator[bytes], *, skip_faulty: bool
+    session: AsyncSession,
+    dataset: Dataset,
+    pieces: AsyncIterator[bytes],
+    *,
+    skip_faulty: bool,
+    importer: Importer | None = None,
 ) -> BatchOut:
-    """Read, check and publish the rows of a body.
+    """Read, check and publish the rows of a body; `importer` makes rows of ours of another format's.
 
     A faulty line refuses the whole batch with every fault's line, or is left out with `skip_faulty`.
     """
-    reader = RowReader(dataset.kind)
+    reader = RowReader(dataset.kind, importer)
     connection = await session.connection()
     await connection.execute(queries.INCOMING)
     driver: Any = (await connection.get_raw_connection()).driver_connection

@@ -19,7 +19,7 @@ from service.operation import body_digest, needs, router
 
 datasets = router("datasets")
 
-_NDJSON = {
+NDJSON = {
     "requestBody": {
         "required": True,
         "content": {"application/x-ndjson": {"schema": {"type": "string", "description": "one JSON object per line"}}},
@@ -76,7 +76,7 @@ async def get_dataset(head: HeadDep) -> DatasetOut:
 @datasets.post(
     "/v1/datasets/{dataset_id}/rows",
     status_code=201,
-    openapi_extra=needs("data:write", **{"x-streamed-body": True, **_NDJSON}),
+    openapi_extra=needs("data:write", **{"x-streamed-body": True, **NDJSON}),
 )
 async def post_rows(
     head: HeadDep, request: Request, session: SessionDep, on_error: Literal["abort", "skip"] = "abort"

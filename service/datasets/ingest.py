@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from service.datasets.schemas import RowError
 from service.domain.base import canonical_json, own_faults, pointer
 from service.domain.dataset import ROWS, PromptRow
+from service.domain.formats.rows import Importer
+from service.domain.formats.source import FormatError
 from service.errors import BadRequest, Invalid
 from service.grader_checks import grader_faults
 
@@ -80,6 +83,8 @@ class RowReader:
     """Checks lines against a kind of row, and keeps what is wrong with them."""
 
     kind: str
+    importer: Importer | None = None
+    """What makes our rows of another format's; null: the lines are ours."""
     errors: list[RowError] = field(default_factory=list)
     error_count: int = 0
     line: int = 0
@@ -92,13 +97,19 @@ class RowReader:
         if _NUL.search(raw) or b"\x00" in raw:
             self._fault("", "nul_character", "the line contains a NUL character (U+0000), which cannot be stored")
             return None
+        if self.importer is not None:
+            converted = self._converted(raw, self.importer)
+            if converted is None:
+                return None
+            raw = converted
         try:
             row = ROWS[self.kind].validate_json(raw)
             text = canonical_json(row.model_dump(mode="json", exclude_unset=True))
         except ValidationError as error:
             found = own_faults(error.errors(include_url=False))
             for item in found:
-                self._fault(pointer(item["loc"], _parsed(raw)), item["type"], item["msg"].removeprefix("Value error, "))
+                place = self._place(pointer(item["loc"], _parsed(raw)))
+                self._fault(place, item["type"], item["msg"].removeprefix("Value error, "))
             self.error_count -= len(found) - 1  # count lines, not faults
             return None
         except ValueError as error:  # NaN or infinity inside free JSON
@@ -106,11 +117,27 @@ class RowReader:
             return None
         faults = grader_faults(row.criteria, "/criteria") if isinstance(row, PromptRow) else []
         for fault in faults:
-            self._fault(fault["pointer"], fault["code"], fault["message"])
+            self._fault(self._place(fault["pointer"]), fault["code"], fault["message"])
         if faults:
             self.error_count -= len(faults) - 1
             return None
         return text, hashlib.sha256(text.encode()).digest()
+
+    def _converted(self, raw: bytes, importer: Importer) -> bytes | None:
+        """The line as a row of ours, not yet checked; nothing for one that is faulty already."""
+        try:
+            return canonical_json(importer.read(from_json(raw, allow_inf_nan=False))).encode()
+        except FormatError as error:
+            for fault in error.faults:
+                self._fault(fault.pointer, fault.code, fault.message)
+            self.error_count -= len(error.faults) - 1
+        except ValueError as error:
+            self._fault("", "json_invalid", f"the line is not valid JSON: {error}")
+        return None
+
+    def _place(self, place: str) -> str:
+        """Where something stands in the line that was sent."""
+        return place if self.importer is None else self.importer.place(place)
 
     def _fault(self, place: str, code: str, message: str) -> None:
         self.error_count += 1

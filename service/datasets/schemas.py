@@ -76,3 +76,10 @@ class BatchOut(BaseModel):
     duplicates: int
     errors: list[RowError]
     error_count: int
+
+
+class ImportOut(BatchOut):
+    """What was imported, and from which format. `pitfalls`: how many criteria got which polarity from their first words (RaR)."""
+
+    format: str
+    pitfalls: dict[str, int]

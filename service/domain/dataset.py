@@ -15,6 +15,18 @@ DatasetKind = Literal["prompts", "demonstrations", "preferences"]
 Messages = Annotated[list[Message], Field(min_length=1)]
 
 
+class Origin(Value):
+    """Where an imported row came from, and what our fields do not give back: `fields` of its own, and those that it did not have.
+
+    No model and no grader sees it.
+    """
+
+    format: Name
+    shape: Name
+    fields: dict[str, JsonValue] = {}
+    absent: list[str] = []
+
+
 class PromptRow(Value):
     """A prompt to sample completions for; `reference` and `metadata` are for graders, never for the policy.
 
@@ -28,6 +40,7 @@ class PromptRow(Value):
     tags: list[Name] = []
     metadata: dict[str, JsonValue] = {}
     criteria: PromptCriteria = []
+    origin: Origin | None = None
 
     @model_validator(mode="after")
     def _one_prompt(self) -> PromptRow:
@@ -71,6 +84,8 @@ class DemonstrationRow(Value):
     prompt: Text | Messages | None = None
     completion: NonEmptyText | None = None
     weight: Annotated[float, Field(gt=0)] = 1.0
+    metadata: dict[str, JsonValue] = {}
+    origin: Origin | None = None
 
     @model_validator(mode="after")
     def _one_shape(self) -> DemonstrationRow:
@@ -102,6 +117,7 @@ class PreferenceRow(Value):
     rejected: NonEmptyText | Annotated[list[Message], Field(min_length=1, max_length=1)]
     margin: Annotated[float, Field(ge=0, le=1e6)] | None = None
     metadata: dict[str, JsonValue] = {}
+    origin: Origin | None = None
 
     @model_validator(mode="after")
     def _a_pair(self) -> PreferenceRow:
@@ -126,11 +142,12 @@ class PreferenceRow(Value):
 
 Row = PromptRow | DemonstrationRow | PreferenceRow
 
-ROWS: dict[str, TypeAdapter[Any]] = {
-    "prompts": TypeAdapter(PromptRow),
-    "demonstrations": TypeAdapter(DemonstrationRow),
-    "preferences": TypeAdapter(PreferenceRow),
+MODELS: dict[str, type[Value]] = {
+    "prompts": PromptRow,
+    "demonstrations": DemonstrationRow,
+    "preferences": PreferenceRow,
 }
+ROWS: dict[str, TypeAdapter[Any]] = {kind: TypeAdapter(model) for kind, model in MODELS.items()}
 """What a row of each kind must look like."""
 
 

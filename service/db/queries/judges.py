@@ -18,6 +18,11 @@ def heads(project_id: str) -> Select[Judge, JudgeRevision]:
     )
 
 
+def exists(project_id: str, judge_id: str) -> Select[str]:
+    """The id again, if the project has this judge."""
+    return select(Judge.id).where(Judge.project_id == project_id, Judge.id == judge_id)
+
+
 def lock_head(project_id: str, judge_id: str) -> Select[Judge]:
     """One judge, locked."""
     return select(Judge).where(Judge.project_id == project_id, Judge.id == judge_id).with_for_update()
