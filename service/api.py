@@ -15,9 +15,11 @@ from service.judges.endpoints import judges
 from service.models.endpoints import models
 from service.projects.endpoints import projects
 from service.rubrics.endpoints import rubrics
+from service.telemetry import telemetry
 
 ROUTERS: tuple[APIRouter, ...] = (
     health,
+    telemetry,
     projects,
     rubrics,
     judges,

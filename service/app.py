@@ -15,6 +15,7 @@ from service.config import Settings
 from service.jobs.feed import EventFeed
 from service.middleware import BodyLimit, RequestIds
 from service.services import Services
+from service.telemetry import Requests
 
 VERSION = "0.1.0"
 
@@ -38,11 +39,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=_operation_id,
     )
     app.state.services = services
+    app.state.requests = Requests()
     problems.install(app)
     for router in ROUTERS:
         app.include_router(router)
     app.add_middleware(BodyLimit, limit_mb=services.settings.limits.body_mb)
-    app.add_middleware(RequestIds)
+    app.add_middleware(RequestIds, note=app.state.requests.note)
     _describe_security(app)
     return app
 

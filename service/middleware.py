@@ -29,11 +29,12 @@ class RequestIds:
     """Gives each request an id, sends it back as `x-request-id`, and logs one line per request.
 
     An unexpected error is answered here: Starlette's own place for that is outside, has no request id any more, and breaks
-    the connection, on which a client may have its next request under way.
+    the connection, on which a client may have its next request under way. `note` hears of every answer: scope, status, seconds.
     """
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, note: Callable[[Scope, int, float], None]) -> None:
         self.app = app
+        self.note = note
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI call."""
@@ -49,8 +50,9 @@ class RequestIds:
             if message["type"] == "http.response.start":
                 answered = True
                 MutableHeaders(scope=message)["x-request-id"] = scope["request_id"]
-                elapsed = (time.perf_counter() - started) * 1000
-                log.info("%s %s %s %.1f ms", scope["method"], scope["path"], message["status"], elapsed)
+                seconds = time.perf_counter() - started
+                self.note(scope, message["status"], seconds)
+                log.info("%s %s %s %.1f ms", scope["method"], scope["path"], message["status"], seconds * 1000)
             await send(message)
 
         try:
