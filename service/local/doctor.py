@@ -65,8 +65,9 @@ def examine(folder: DataFolder) -> Iterator[Finding]:
     yield _packages("training packages", TRAIN, "train")
     yield _gpu()
     yield _sandbox()
-    if "GRAPE_DATABASE__URL" in os.environ:
-        yield from _deployment(Settings())
+    settings = Settings()
+    if "database" in settings.model_fields_set:
+        yield from _deployment(settings)
     else:
         yield from _beside(folder)
 
