@@ -42,6 +42,27 @@ class TextIn(Value):
     group: Name | None = None
 
 
+def of_training(aggregation: Aggregation, who: str) -> Iterator[tuple[tuple[int | str, ...], str, str]]:
+    """What a request may not ask for because it has no steps; an author's defaults of this kind are for training jobs."""
+    asked = {
+        "max_null_share": (
+            aggregation.max_null_share is not None,
+            f"pauses a training job; {who} has nothing to pause",
+        ),
+        "confidence_exponent_final": (
+            aggregation.confidence_exponent_final is not None,
+            f"is reached over the steps of a training job, and {who} has none; give 'confidence_exponent'",
+        ),
+        "pooling": (
+            aggregation.pooling == "shrunk",
+            f"'shrunk' draws towards earlier steps of a training job, and {who} has none; leave it at 'group'",
+        ),
+    }
+    for name, (given, message) in asked.items():
+        if given:
+            yield ("aggregation", name), "invalid_option", f"{name} {message}"
+
+
 class GradingSpec(Value):
     """What is POSTed to `/v1/gradings`: one source, and what to grade it by."""
 
@@ -86,12 +107,7 @@ class GradingSpec(Value):
                 "invalid_option",
                 "'purpose' goes with a job, whose completions are of more than one purpose",
             )
-        if self.aggregation.max_null_share is not None:
-            yield (
-                ("aggregation", "max_null_share"),
-                "invalid_option",
-                "max_null_share pauses a training job; a grading has nothing to pause",
-            )
+        yield from of_training(self.aggregation, "a grading")
         seen: set[str] = set()
         for position, completion in enumerate(self.completions or ()):
             if completion in seen:
@@ -108,9 +124,9 @@ class TryIn(Value):
 
     @model_validator(mode="after")
     def _no_job(self) -> TryIn:
-        if self.aggregation.max_null_share is not None:
-            message = "max_null_share pauses a training job; a try has nothing to pause"
-            refuse((("aggregation", "max_null_share"), "invalid_option", message))
+        problems = list(of_training(self.aggregation, "a try"))
+        if problems:
+            refuse(*problems)
         return self
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from service.domain.algorithm import EvaluateConfig, GrpoConfig, OnPolicyConfig, option_mismatches
 from service.domain.criteria import criterion_weights
+from service.domain.grading import of_training
 from service.domain.job import JobSpec
 from service.domain.pinned import common
 from service.domain.policy_gradient import PLAIN_FIELDS, PlainRewardConfig
@@ -39,6 +40,19 @@ def with_aggregation(spec: JobSpec, trained: list[Aggregation]) -> JobSpec:
     if isinstance(spec.algorithm, PlainRewardConfig):
         agreed = Aggregation.model_validate(agreed.model_dump(include=set(PLAIN_FIELDS)))
     return spec.model_copy(update={"algorithm": spec.algorithm.model_copy(update={"aggregation": agreed})})
+
+
+def refuse_training_options(spec: JobSpec) -> None:
+    """422 for what `evaluate` cannot have because it has no training steps; what an author says for training is passed over."""
+    if not isinstance(spec.algorithm, EvaluateConfig):
+        return
+    faults = [
+        {"pointer": f"/algorithm/{'/'.join(map(str, place))}", "code": code, "message": message}
+        for place, code, message in of_training(spec.algorithm.aggregation, "an evaluate job")
+        if place[-1] != "max_null_share"
+    ]
+    if faults:
+        raise Invalid.of(faults)
 
 
 def check_options(spec: JobSpec, aggregation: Aggregation, content: RubricContent, votes: Mapping[str, int]) -> None:

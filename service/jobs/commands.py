@@ -20,7 +20,7 @@ from service.domain.job_state import TERMINAL, Event
 from service.domain.rejection import RejectionSamplingConfig
 from service.domain.rubric import RubricContent
 from service.errors import Conflict, Invalid, NotFound
-from service.jobs.aggregation import aggregations, check_options, with_aggregation
+from service.jobs.aggregation import aggregations, check_options, refuse_training_options, with_aggregation
 from service.operation import Caller
 from service.pins import RubricPins, facts_of, pin_graders, pin_snapshot, require_askable, require_rubrics
 
@@ -28,6 +28,7 @@ from service.pins import RubricPins, facts_of, pin_graders, pin_snapshot, requir
 async def submit_job(session: AsyncSession, caller: Caller, spec: JobSpec) -> Job:
     """Check everything that is cheap to check, pin everything that could move, and queue the job."""
     spec = resolved(spec)
+    refuse_training_options(spec)
     project = caller.project_id
     model = await session.scalar(model_queries.model(project, spec.policy.model))
     if model is None:

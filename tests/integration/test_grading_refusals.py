@@ -78,6 +78,8 @@ BAD_TEXTS = [
         ({"reuse_cells": True}, "/reuse_cells", "invalid_option"),
         ({"purpose": "train"}, "/purpose", "invalid_option"),
         ({"aggregation": {"max_null_share": 0.5}}, "/aggregation/max_null_share", "invalid_option"),
+        ({"aggregation": {"confidence_exponent_final": 0}}, "/aggregation/confidence_exponent_final", "invalid_option"),
+        ({"aggregation": {"pooling": "shrunk"}}, "/aggregation/pooling", "invalid_option"),
         ({"aggregation": {"weighing": "uniform"}}, "/aggregation/weighing", "unknown_field"),
         ({"texts": None, "completions": ["cmp_1", "cmp_1"]}, "/completions/1", "duplicate"),
         ({"texts": None, "completions": ["cmp_1"]}, "/completions/0", "not_found"),

@@ -67,3 +67,13 @@ def test_a_judge_that_has_changed_since_the_rubric_was_published(bench, judge, a
     (error,) = caught.value.errors
     assert (error["pointer"], error["code"]) == ("/rubric", "contradiction")
     assert "criterion 'nice' as its judge is now" in error["message"]
+
+
+def test_what_only_training_steps_could_give_is_refused_of_evaluations(bench, api):
+    """An author's own options of this kind are for training: an evaluation passes over them."""
+    author = {"aggregation": {"pooling": "shrunk", "confidence_exponent_final": 0}}
+    for name, value in author["aggregation"].items():
+        with pytest.raises(ApiError) as caught:
+            api.post("/v1/jobs", bench.spec("evaluate", algorithm={"type": "evaluate", "aggregation": {name: value}}))
+        assert [e["pointer"] for e in caught.value.errors] == [f"/algorithm/aggregation/{name}"]
+    bench.run("evaluate", rubric=bench.rubric(**author))
