@@ -99,7 +99,6 @@ def test_only_settings_read_the_environment():
         "service/db/migrate.py",
         "service/local/doctor.py",
         "service/projects/__main__.py",
-        "service/local/doctor.py",
         "workers/context.py",
         "workers/child.py",
         "migrations/env.py",
