@@ -81,6 +81,8 @@ class PolicyBatch:
     """Importance weights of tokens; none: 1."""
     sampled_B_T: list[list[float]] = field(default_factory=list)
     """With importance weights: the sampler's log-probabilities, while `logprobs_B_T` are the trainer's before its first step."""
+    divergences_B_T: list[list[float]] = field(default_factory=list)
+    """Estimates of the divergence from the reference under the policy that sampled, where the reward pays for it."""
     values_B_T: list[list[float]] = field(default_factory=list)
     returns_B_T: list[list[float]] = field(default_factory=list)
     """What the value model said before each token when it was sampled, and what it should have said."""
@@ -113,6 +115,7 @@ class PolicyBatch:
             rewards_B=of(self.rewards_B),
             weights_B_T=of(self.weights_B_T),
             sampled_B_T=of(self.sampled_B_T),
+            divergences_B_T=of(self.divergences_B_T),
             unit_of_B=of(self.unit_of_B),
             values_B_T=of(self.values_B_T),
             returns_B_T=of(self.returns_B_T),

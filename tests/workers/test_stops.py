@@ -263,3 +263,5 @@ def test_a_completion_pays_for_its_whole_divergence(tiny_folder, load, baseline)
         }[baseline]  # fmt: skip
         cost = costs[b] - (sum(others) / len(others) if others else 0.0)
         assert after == pytest.approx([a - cost for a in before], abs=1e-4)
+    total, count = run.algorithm.loss(policy, paid).metrics["kl"]  # the series has its name wherever the penalty stands
+    assert total / count == pytest.approx(2 * sum(costs) / paid.tokens_in_step, abs=1e-5)

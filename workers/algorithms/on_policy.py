@@ -6,6 +6,7 @@ is cut.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -84,6 +85,8 @@ def policy_loss(
         weights = flatten(batch.weights_B_T, policy.device)
         per_token = per_token * weights
         metrics["importance_weight"] = (float(weights.sum()), count)
+    if batch.divergences_B_T:
+        metrics["kl"] = (math.fsum(x for row in batch.divergences_B_T for x in row), count)
     if surrogate.beta > 0 or surrogate.measure:
         reference = policy.reference_logprobs(batch)
         metrics["kl"] = (float(kl_estimate(flat.logprobs.detach(), reference, "k3").sum()), count)

@@ -51,6 +51,7 @@ class Ppo(PlainReward):
         assert isinstance(batch, PolicyBatch)
         values = over_pieces(policy, batch, policy.values)
         penalties: list[list[float]] | None = None
+        found: list[list[float]] = []
         if self.kl.beta > 0 and self.kl.placement == "reward":
             found = divergences(policy, batch, self.kl.estimator)
             penalties = [[self.kl.beta * x for x in row] for row in found]
@@ -59,7 +60,7 @@ class Ppo(PlainReward):
         advantages, returns = gae(rewards, values, discount=self.config.discount, trace=self.config.trace)
         if self.config.whiten:
             advantages = whiten(advantages)
-        return replace(batch, advantages_B_T=advantages, values_B_T=values, returns_B_T=returns)
+        return replace(batch, advantages_B_T=advantages, values_B_T=values, returns_B_T=returns, divergences_B_T=found)
 
     def loss(self, policy: Policy, batch: PolicyBatch) -> LossOutput:
         """The clipped surrogate plus `value.coef` times the value model's loss, both as the same mean over the step."""

@@ -41,11 +41,12 @@ class Reinforce(PlainReward):
         assert isinstance(batch, PolicyBatch)
         if self.kl.beta == 0 or self.kl.placement == "loss":
             return batch
-        costs = [self.kl.beta * math.fsum(row) for row in divergences(policy, batch, self.kl.estimator)]
+        found = divergences(policy, batch, self.kl.estimator)
+        costs = [self.kl.beta * math.fsum(row) for row in found]
         among = batch.prompt_of_B if self.baseline == "leave_one_out" else [0] * len(costs)
         centred = costs if self.baseline == "none" else against_others(costs, among)
         advantages = [[a - cost for a in row] for row, cost in zip(batch.advantages_B_T, centred, strict=True)]
-        return replace(batch, advantages_B_T=advantages)
+        return replace(batch, advantages_B_T=advantages, divergences_B_T=found)
 
     def loss(self, policy: Policy, batch: PolicyBatch) -> LossOutput:
         """−ρ·A per token, with ρ = 1 where it was sampled."""
