@@ -224,7 +224,7 @@ class GrapeClient(FormatCalls):
 
     # --- models ---
 
-    def register_model(self, name: str, source: dict[str, str], timeout_s: float = 3600, **more: Any) -> dict[str, Any]:
+    def register_model(self, name: str, source: dict[str, Any], timeout_s: float = 3600, **more: Any) -> dict[str, Any]:
         """Register a model, with its kind and normalisation if given, and wait until its files are hashed."""
         model: dict[str, Any] = self.post("/v1/models", {"name": name, "source": source, **more})
         deadline = time.monotonic() + timeout_s
@@ -313,17 +313,32 @@ class GrapeClient(FormatCalls):
 
         A file appears under its name only once it has verified.
         """
-        checkpoint: dict[str, Any] = self.get(f"/v1/checkpoints/{checkpoint_id}")
-        for file in checkpoint["files"]:
+        return self._download_all(f"/v1/checkpoints/{checkpoint_id}", folder, on_bytes)
+
+    def download_model(
+        self, model_id: str, folder: Path, on_bytes: Callable[[int], None] = lambda count: None
+    ) -> dict[str, Any]:
+        """The same of a model that was trained here; the model."""
+        return self._download_all(f"/v1/models/{model_id}", folder, on_bytes)
+
+    def merge_checkpoint(self, checkpoint_id: str) -> dict[str, Any]:
+        """The whole model of an adapter's checkpoint, made by a worker unless there is one already."""
+        source: dict[str, Any] = {"checkpoint": checkpoint_id, "merged": True}
+        ready = (m for m in self.pages("/v1/models", limit=200, status="ready") if m["source"] == source)
+        return next(ready, None) or self.register_model(f"{checkpoint_id} merged", source)
+
+    def _download_all(self, path: str, folder: Path, on_bytes: Callable[[int], None]) -> dict[str, Any]:
+        found: dict[str, Any] = self.get(path)
+        for file in found["files"]:
             target = (folder / file["path"]).resolve()
             if not target.is_relative_to(folder.resolve()):
-                raise Corrupt(f"the checkpoint names a file outside its folder: {file['path']}")
+                raise Corrupt(f"{path} names a file outside its folder: {file['path']}")
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.exists() and _sha256(target) == file["sha256"]:
                 on_bytes(file["bytes"])
                 continue
-            self._download(f"/v1/checkpoints/{checkpoint_id}/files/{file['path']}", target, file, on_bytes)
-        return checkpoint
+            self._download(f"{path}/files/{file['path']}", target, file, on_bytes)
+        return found
 
     def _download(self, path: str, target: Path, file: dict[str, Any], on_bytes: Callable[[int], None]) -> None:
         part = target.with_name(target.name + ".part")

@@ -32,6 +32,8 @@ from workers.policy.reward import RewardPolicy
 from workers.policy.supervised import keeps_packed_apart
 from workers.prompts import read_prompt
 from workers.rows import read_demonstrations, read_preferences
+from workers.seeds import derive_seed
+from workers.training.appraisal import Appraisal
 from workers.training.checkpoint import read_trainer_state, restore
 from workers.training.environment import Rollouts, TrainingEnvironment
 from workers.training.evaluation import Evaluation
@@ -90,7 +92,7 @@ def assemble(materials: Materials) -> Run:
         environment.preferences = read_preferences(
             _dataset(materials, "preferences"), materials.rows("preferences"), reading
         )
-    evaluation: Evaluation | PairEvaluation | None = _evaluation(materials, reading, scorer)
+    evaluation: Evaluation | Appraisal | PairEvaluation | None = _evaluation(materials, reading, scorer)
     _load_reward_models(materials, scorer)
     policy = _policy(materials, algorithm)
     optimizer = build_optimizer(policy, spec.training, algorithm.value_learning_rate) if algorithm.trains else None
@@ -98,6 +100,8 @@ def assemble(materials: Materials) -> Run:
         environment.rollouts = _cut_rollouts(materials, policy, grader)
     if isinstance(evaluation, Evaluation):
         evaluation.rollouts.policy = policy
+        if isinstance(spec.algorithm, EvaluateConfig):
+            evaluation = _appraisal(materials, scorer, evaluation)
     if isinstance(spec.algorithm, RewardModelConfig):
         evaluation = _held_out(materials, policy, environment, spec.algorithm)
     run = Run(
@@ -223,8 +227,10 @@ def _cut_rollouts(materials: Materials, policy: Any, grader: CategoryGrader) -> 
     return replace(_rollouts(materials, policy, grader), top_p=rollout.top_p, top_k=rollout.top_k)
 
 
-def _evaluation(materials: Materials, reading: Reading, scorer: RewardScorer) -> Evaluation | None:
-    """Held-out evaluation of a training job; for an `evaluate` job, the whole of it."""
+def _evaluation(
+    materials: Materials, reading: Reading, scorer: RewardScorer, purpose: str = "evaluation"
+) -> Evaluation | None:
+    """Held-out evaluation of a training job; for an `evaluate` job, the whole of it. The policy is put in once it is loaded."""
     spec = materials.spec
     if isinstance(spec.algorithm, EvaluateConfig):
         assert spec.rollout.temperature is not None
@@ -242,14 +248,35 @@ def _evaluation(materials: Materials, reading: Reading, scorer: RewardScorer) ->
     if isinstance(spec.algorithm, EvaluateConfig):
         shown = {name: scoring_options(own.aggregation) for name, own in grader.graders.items()}
     return Evaluation(
-        rollouts=sampled(materials, None, grader),  # the policy is loaded later
+        rollouts=sampled(materials, None, grader),
         recorder=materials.recorder,
         prompts=_prompts(materials, data, reading, grader),
         temperature=temperature,
         samples=samples,
         every_steps=every,
+        purpose=purpose,
         options=shown,
     )
+
+
+def _appraisal(materials: Materials, scorer: RewardScorer, own: Evaluation) -> Appraisal:
+    """The evaluation of an `evaluate` job, with the model that its policy is compared to."""
+    resolved, training = materials.resolved, materials.spec.training
+    found = Appraisal(own, materials.recorder, derive_seed(training.seed, "scorecard"))
+    if "compare_to" in resolved:
+        files = materials.model_files(resolved["compare_to"]["model"])
+        found.other = _evaluation(materials, read_reading(files), scorer, "comparison")
+        found.named = {name: resolved[name] for name in ("policy", "compare_to")}
+        assert found.other is not None
+        found.other.rollouts.policy = load_policy(
+            files,
+            adapter=None,
+            precision=training.precision,
+            budget=training.microbatch_tokens,
+            seed=training.seed,
+            reference=False,
+        )
+    return found
 
 
 def _prompts(materials: Materials, data: str, reading: Reading, grader: CategoryGrader) -> list[Prompt]:

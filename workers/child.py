@@ -71,6 +71,7 @@ class Attempt:
         self.store = ArtifactStore(settings.storage)
         self.job: Held | None = None
         self.writer: RecordWriter | None = None
+        self.report: dict[str, Any] = {}
 
     def run(self) -> dict[str, Any]:
         """Train; the message that tells the supervisor how it ended."""
@@ -101,6 +102,10 @@ class Attempt:
         job = self.job
         files = self._model_files(job.spec.policy.model)
         job.resolved["policy"] = {"model": files.id, "sha256": self.held.model(files.id).sha256}
+        if "compare_to" in job.resolved:
+            other = job.resolved["compare_to"]["model"]
+            self._model_files(other)
+            job.resolved["compare_to"]["sha256"] = self.held.model(other).sha256
         for model_id, pinned in job.resolved.get("models", {}).items():
             self._model_files(model_id)
             pinned["sha256"] = self.held.model(model_id).sha256
@@ -138,6 +143,7 @@ class Attempt:
             run.go()
         finally:
             self.writer.flush()
+        self.report = getattr(run.evaluation, "report", {})
 
     @staticmethod
     def _say(line: str) -> None:
@@ -244,7 +250,7 @@ class Attempt:
     def _result(self) -> dict[str, Any]:
         listed = self.held.checkpoints()
         best = best_checkpoint(listed, self._best_metric) or (listed[-1] if listed else None)
-        return {"best": best.id if best else None, "last": listed[-1].id if listed else None}
+        return {"best": best.id if best else None, "last": listed[-1].id if listed else None, "report": self.report}
 
 
 def best_checkpoint(listed: list[Any], name: str) -> Any:

@@ -166,11 +166,15 @@ class Watch:
         ended = self._ended or {"outcome": "died"}
         outcome = ended["outcome"]
         claim = self.claim
-        log.info("job %s: the child ended with %s", claim.job_id, {k: v for k, v in ended.items() if k != "type"})
+        log.info(
+            "job %s: the child ended with %s",
+            claim.job_id,
+            {k: v for k, v in ended.items() if k not in ("type", "report")},
+        )
         if self._runs:
             self.claims.move("run", claim)  # it may have ended before the row said so
         if outcome == "succeeded":
-            self.claims.succeed(claim, ended["best"], ended["last"])
+            self.claims.succeed(claim, ended["best"], ended["last"], ended.get("report"))
         elif outcome == "stopped":
             # A pause that was withdrawn too late to keep the child: the job goes on from its checkpoint, like a drain.
             if not self.claims.move("stopped", claim, end_reason="paused"):

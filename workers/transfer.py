@@ -1,19 +1,27 @@
-"""Registering models whose files are on the hub, or too large to hash while a client waits."""
+"""Registering models whose files are on the hub, too large to hash while a client waits, or still an adapter and its base."""
 
 from __future__ import annotations
 
 import json
 import logging
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from service.db.engine import Database
 from service.db.queries import jobs as job_queries
 from service.db.queries import models as queries
+from service.domain.checkpoint import MANIFEST
 from service.domain.model import reward_problem
+from service.lifeline import wrapper
 from service.storage import ArtifactStore, ModelFolderError, check_model_folder, hash_model_folder
+from workers.runs.held import model_folder
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +53,10 @@ class Registrar:
         return True
 
     def _register(self, model_id: str, project_id: str, kind: str, source: dict[str, Any]) -> dict[str, Any]:
-        if "path" in source:
+        if source.get("merged"):
+            location = self._merge(f"projects/{project_id}/models/{model_id}", source["checkpoint"], kind)
+            folder = self.store.path(location)
+        elif "path" in source:
             folder = Path(source["path"]).resolve()
             location = str(folder)
         else:
@@ -61,6 +72,42 @@ class Registrar:
             "location": location,
             "sha256": sha256,
             "files": [file.model_dump() for file in files],
+        }
+
+    def _merge(self, location: str, checkpoint_id: str, kind: str) -> str:
+        """A checkpoint's adapter added to its base, in a process of its own: torch's memory goes when it ends."""
+        with self.database.transaction() as session:
+            checkpoint, job = session.execute(queries.checkpoint_with_job(checkpoint_id)).one()
+            base = self._files(session, job.project_id, job.spec["policy"]["model"])
+            own = [file for file in checkpoint.files if "/" not in file["path"] and file["path"] != MANIFEST]
+            folder = str(self.store.path(checkpoint.location))
+            asked = {"id": checkpoint.id, "folder": folder, "files": own, "base": base}
+        draft = self.store.draft(location)
+        try:
+            done = subprocess.run(
+                [*wrapper(signal.SIGKILL), sys.executable, "-m", "workers.merging", kind, str(draft)],
+                input=json.dumps(asked),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode != 0:
+                said = done.stderr.strip().splitlines() or [f"it ended with exit code {done.returncode}"]
+                raise ModelFolderError(f"checkpoint '{checkpoint_id}' could not be merged: {said[-1]}")
+            self.store.publish(location)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        return location
+
+    def _files(self, session: Session, project_id: str, model_id: str) -> dict[str, Any]:
+        """A model's files, its base's below them, as `workers.merging` reads them."""
+        model = session.scalars(queries.model(project_id, model_id)).one()
+        base = self._files(session, project_id, model.base_model_id) if model.base_model_id else None
+        return {
+            "id": model.id,
+            "folder": str(model_folder(model, self.store.root)),
+            "files": model.files or [],
+            "base": base,
         }
 
     def _fetch(self, location: str, name: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,7 @@ from service.cli.common import (
     show,
     show_list,
 )
+from service.cli.scorecards import show_scorecard
 from service.client import GrapeClient
 
 jobs = typer.Typer(help="Jobs: submit, watch, cancel, pause, resume.", no_args_is_help=True)
@@ -41,6 +43,7 @@ JOB = (
     "error",
     "result",
 )
+MODEL = ("id", "name", "kind", "source", "sha256", "created_at")
 CHECKPOINT = ("id", "job_id", "step", "kind", "bytes", "created_at")
 
 
@@ -83,9 +86,20 @@ def latest_numbers(api: GrapeClient, job_id: str, step: int) -> str:
 
 
 def _end(job: dict[str, Any], as_json: bool) -> None:
-    show(job, as_json, JOB)
+    _show(job, as_json)
     if job["status"] != "succeeded":
         raise typer.Exit(JOB_FAILED)
+
+
+def _show(job: dict[str, Any], as_json: bool) -> None:
+    """A job, and below it what an `evaluate` job has found."""
+    result = job["result"]
+    if as_json or not result or "scorecard" not in result:
+        show(job, as_json, JOB)
+        return
+    brief = {name: value for name, value in result.items() if name not in ("scorecard", "comparison")}
+    show({**job, "result": brief}, False, JOB)
+    show_scorecard(result)
 
 
 @jobs.command("submit")
@@ -123,7 +137,7 @@ def list_jobs(status: str | None = None, data_dir: DataDir = None, as_json: Json
 def show_job(job_id: str, data_dir: DataDir = None, as_json: Json = False) -> None:
     """Show a job."""
     with client(data_dir) as api:
-        show(api.get(f"/v1/jobs/{job_id}"), as_json, JOB)
+        _show(api.get(f"/v1/jobs/{job_id}"), as_json)
 
 
 def _wish(name: str, help_text: str) -> None:
@@ -245,23 +259,35 @@ def show_checkpoint(checkpoint_id: str, data_dir: DataDir = None, as_json: Json 
 def download(
     checkpoint_id: str,
     folder: Annotated[Path, typer.Option("--output", "-o", help="where the files go")],
+    merged: Annotated[bool, typer.Option("--merged", help="an adapter as a whole model, added to its base")] = False,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
     """Download a checkpoint and verify every file; run it again to resume."""
     with client(data_dir) as api:
-        total = api.get(f"/v1/checkpoints/{checkpoint_id}")["bytes"]
+        found, columns = api.get(f"/v1/checkpoints/{checkpoint_id}"), CHECKPOINT
+        get: Callable[..., dict[str, Any]] = api.download_checkpoint
+        if merged and found["kind"] == "adapter":
+            err.print("merging the adapter into its base …", highlight=False)
+            found, get, columns = api.merge_checkpoint(checkpoint_id), api.download_model, MODEL
+        total = sum(file["bytes"] for file in found["files"])
         with Progress(
             TextColumn("downloading"), BarColumn(), DownloadColumn(), console=err, disable=as_json
         ) as progress:
             task = progress.add_task("", total=total)
-            checkpoint = api.download_checkpoint(checkpoint_id, folder, lambda count: progress.advance(task, count))
-        show({**checkpoint, "folder": str(folder), "verified": True}, as_json, (*CHECKPOINT, "folder", "verified"))
+            found = get(found["id"], folder, lambda count: progress.advance(task, count))
+        show({**found, "folder": str(folder), "verified": True}, as_json, (*columns, "folder", "verified"))
 
 
 @checkpoints.command("promote")
-def promote(checkpoint_id: str, name: str, data_dir: DataDir = None, as_json: Json = False) -> None:
+def promote(
+    checkpoint_id: str,
+    name: str,
+    merged: Annotated[bool, typer.Option("--merged", help="an adapter as a whole model, added to its base")] = False,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
     """Register a checkpoint as a model."""
     with client(data_dir) as api:
-        answer = api.post(f"/v1/checkpoints/{checkpoint_id}/promote", {"name": name})
+        answer = api.post(f"/v1/checkpoints/{checkpoint_id}/promote", {"name": name, "merged": merged})
         show(answer, as_json, ("id", "name", "status", "sha256"))

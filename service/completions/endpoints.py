@@ -33,7 +33,7 @@ class _Filters:
         status: CellStatus | None = None,
         reward_gte: float | None = None,
         reward_lte: float | None = None,
-        purpose: Literal["train", "evaluation"] = "train",
+        purpose: Literal["train", "evaluation", "comparison"] = "train",
     ) -> None:
         self.purpose = purpose
         self.cell = (criterion, status)

@@ -119,11 +119,21 @@ class GrpoConfig(OnPolicyConfig):
         return self
 
 
+class ComparedModel(Value):
+    """The other model of a comparison."""
+
+    model: Annotated[str, Field(pattern=r"^mdl_[0-9a-z]+$")]
+
+
 class EvaluateConfig(Value):
-    """Samples a policy and reports plain reward; trains nothing. `aggregation` is for the rewards beside it."""
+    """Samples a policy and reports plain reward, in all, by criterion and by category; trains nothing.
+
+    `aggregation` is for the rewards beside it. `compare_to`: a model that is sampled on the same prompts with the same seeds.
+    """
 
     type: Literal["evaluate"]
     aggregation: Aggregation = Aggregation()
+    compare_to: ComparedModel | None = None
 
 
 AlgorithmConfig = Annotated[

@@ -215,12 +215,24 @@ def _problems(spec: JobSpec) -> Any:
             )
         if spec.training.steps is not None:
             yield ("training", "steps"), "invalid_option", "evaluate trains nothing, so it takes no steps"
+    yield from _schedule_problems(spec)
     yield from _of_policy_gradients(spec)
     if isinstance(spec.algorithm, RewardModelConfig) and spec.evaluation is not None:
         message = "a reward model samples nothing; it is measured on held-out pairs (algorithm.held_out)"
         yield ("evaluation",), "invalid_option", message
     if spec.evaluation is not None and spec.evaluation.rubric is None and spec.rubric is None:
         yield ("evaluation", "rubric"), "missing", "evaluation needs a rubric"
+
+
+def _schedule_problems(spec: JobSpec) -> Any:
+    training = spec.training
+    if training.steps is not None and training.warmup_steps >= training.steps > 1:
+        message = f"a warm-up of {training.warmup_steps} steps leaves none of the {training.steps} at the full rate"
+        yield ("training", "warmup_steps"), "invalid_option", message
+    compared = getattr(spec.algorithm, "compare_to", None)
+    if compared is not None and compared.model == spec.policy.model:
+        message = "the policy is compared with itself; name another model"
+        yield ("algorithm", "compare_to", "model"), "invalid_option", message
 
 
 def _cuts(rollout: RolloutSpec) -> list[str]:

@@ -9,8 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db.queries import jobs as queries
 from service.db.queries import models as model_queries
-from service.db.tables import Job
-from service.domain.algorithm import data_kind, is_epochwise
+from service.db.tables import Job, Model
+from service.domain.algorithm import EvaluateConfig, data_kind, is_epochwise
 from service.domain.base import nearest
 from service.domain.dataset import Snapshot
 from service.domain.ids import new_id
@@ -30,20 +30,16 @@ async def submit_job(session: AsyncSession, caller: Caller, spec: JobSpec) -> Jo
     spec = resolved(spec)
     refuse_training_options(spec)
     project = caller.project_id
-    model = await session.scalar(model_queries.model(project, spec.policy.model))
-    if model is None:
-        raise Invalid.at("/policy/model", "not_found", f"there is no model '{spec.policy.model}'")
-    if model.kind == "reward" and spec.algorithm.type != "reward_model":
-        message = f"model '{model.id}' is a reward model: it scores completions and cannot write them"
-        raise Invalid.at("/policy/model", "wrong_kind", message)
-    if model.status == "failed":
-        raise Invalid.at("/policy/model", "model_invalid", f"model '{model.id}' failed to register: {model.error}")
+    model = await _model(session, project, spec.policy.model, "/policy/model", spec.algorithm.type == "reward_model")
     data: dict[str, Snapshot] = {}
     for kind in DataSpec.model_fields:
         dataset_id = getattr(spec.data, kind)
         if dataset_id is not None:
             data[kind], _ = await pin_snapshot(session, project, dataset_id, (kind,), f"/data/{kind}")
     pinned: dict[str, Any] = {"policy": {"model": model.id, "sha256": model.sha256}}
+    if isinstance(spec.algorithm, EvaluateConfig) and spec.algorithm.compare_to is not None:
+        other = await _model(session, project, spec.algorithm.compare_to.model, "/algorithm/compare_to/model")
+        pinned["compare_to"] = {"model": other.id, "sha256": other.sha256}
     rubrics = RubricPins()
     if spec.rubric is not None:
         pinned["rubric"] = await rubrics.add(session, project, spec.rubric, "/rubric")
@@ -88,6 +84,19 @@ async def submit_job(session: AsyncSession, caller: Caller, spec: JobSpec) -> Jo
     }
     row = (await session.execute(queries.submit(values))).one()
     return await load(session, project, row.id)
+
+
+async def _model(session: AsyncSession, project: str, model_id: str, place: str, may_score: bool = False) -> Model:
+    """A model that writes completions (or one that scores them, where a job starts from one), ready or being registered."""
+    model = await session.scalar(model_queries.model(project, model_id))
+    if model is None:
+        raise Invalid.at(place, "not_found", f"there is no model '{model_id}'")
+    if model.kind == "reward" and not may_score:
+        message = f"model '{model.id}' is a reward model: it scores completions and cannot write them"
+        raise Invalid.at(place, "wrong_kind", message)
+    if model.status == "failed":
+        raise Invalid.at(place, "model_invalid", f"model '{model.id}' failed to register: {model.error}")
+    return model
 
 
 def _check_floors(spec: JobSpec, contents: list[RubricContent]) -> None:

@@ -140,5 +140,9 @@ async def _from_checkpoint(session: AsyncSession, caller: Caller, model: Model, 
         raise Invalid.at("/kind", "wrong_kind", message)
     if body.normalisation is not None:
         values["normalisation"] = body.normalisation.model_dump()
+    if checkpoint.kind == "adapter" and body.source.merged:
+        # A worker adds it to its base. Until then the checkpoint's own location keeps it from being pruned.
+        values |= {"source": {"checkpoint": checkpoint.id, "merged": True}, "status": "registering"}
+        values |= dict.fromkeys(("files", "sha256", "base_model_id"))
     for name, value in values.items():
         setattr(model, name, value)

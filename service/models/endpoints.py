@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from fastapi import Query, Request, Response
+from fastapi.responses import FileResponse, StreamingResponse
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db.queries import models as queries
 from service.db.queries.checkpoints import checkpoint
 from service.db.tables import Model
 from service.deps import CallerDep, Listing, PageDep, ServicesDep, SessionDep, check_if_match
+from service.domain.checkpoint import CheckpointFile
 from service.domain.model import ModelKind
-from service.errors import NotFound
+from service.downloads import serve_archive, serve_file
+from service.errors import Conflict, NotFound
 from service.models.commands import patch_model, register_model
 from service.models.schemas import ModelIn, ModelOut, ModelPatch, ModelSource, PromoteIn, etag
 from service.operation import needs, router
+from service.storage import ArtifactStore
 
 models = router("models")
 
@@ -52,6 +58,47 @@ async def get_model(model_id: str, session: SessionDep, caller: CallerDep, respo
     return ModelOut.of(row)
 
 
+async def _stored(
+    model_id: str, session: AsyncSession, project: str, store: ArtifactStore
+) -> tuple[Path, list[CheckpointFile]]:
+    """Where the files of a model that was trained here lie, and which they are."""
+    row = await session.scalar(queries.model(project, model_id))
+    if row is None:
+        raise NotFound(f"there is no model '{model_id}'")
+    if "checkpoint" not in row.source:
+        raise NotFound(
+            f"model '{model_id}' was registered from elsewhere, where its files are; only models of jobs are kept here"
+        )
+    if row.status == "failed":
+        raise Conflict(f"model '{model_id}' failed to register: {row.error}", code="model_invalid")
+    if row.status != "ready" or row.location is None:
+        raise Conflict(f"model '{model_id}' is still being registered; ask again", code="model_registering")
+    return store.path(row.location), [CheckpointFile.model_validate(file) for file in row.files or []]
+
+
+FILE = "/v1/models/{model_id}/files/{path:path}"
+
+
+@models.head(FILE, response_class=FileResponse, openapi_extra=needs("models:read"), include_in_schema=False)
+@models.get(FILE, response_class=FileResponse, openapi_extra=needs("models:read"))
+async def get_model_file(
+    model_id: str, path: str, request: Request, session: SessionDep, caller: CallerDep, services: ServicesDep
+) -> Response:
+    """One file of a model that was trained here, with ranges; its ETag is its sha256."""
+    folder, files = await _stored(model_id, session, caller.project_id, services.store)
+    file = next((f for f in files if f.path == path), None)
+    if file is None:
+        raise NotFound(f"model '{model_id}' has no file '{path}'")
+    return serve_file(folder, file, request, f"the files of model '{model_id}' are gone: they were taken away by hand")
+
+
+@models.get("/v1/models/{model_id}/archive", response_class=StreamingResponse, openapi_extra=needs("models:read"))
+async def get_model_archive(model_id: str, session: SessionDep, caller: CallerDep, services: ServicesDep) -> Response:
+    """All files of a model that was trained here, as one streamed tar."""
+    folder, files = await _stored(model_id, session, caller.project_id, services.store)
+    return serve_archive(folder, files, model_id)
+
+
 @models.patch("/v1/models/{model_id}", openapi_extra=needs("models:write"))
 async def change_model(
     model_id: str, body: ModelPatch, request: Request, session: SessionDep, caller: CallerDep, response: Response
@@ -71,8 +118,8 @@ async def change_model(
 async def promote(
     checkpoint_id: str, body: PromoteIn, session: SessionDep, caller: CallerDep, services: ServicesDep
 ) -> ModelOut:
-    """Register a checkpoint as a model, which jobs can start from."""
+    """Register a checkpoint as a model, which jobs can start from; an adapter's as a whole model if it is to be `merged`."""
     if await session.scalar(checkpoint(caller.project_id, checkpoint_id)) is None:
         raise NotFound(f"there is no checkpoint '{checkpoint_id}'; `keep` may have pruned it")
-    model = ModelIn(name=body.name, source=ModelSource(checkpoint=checkpoint_id))
+    model = ModelIn(name=body.name, source=ModelSource(checkpoint=checkpoint_id, merged=body.merged or None))
     return ModelOut.of(await register_model(session, caller, services.settings.models, model))

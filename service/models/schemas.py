@@ -16,16 +16,23 @@ HubName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.\-]*(/[\w.\
 
 
 class ModelSource(Value):
-    """Exactly one place: a local folder, a name on the hub (with `@revision` if wanted), or a checkpoint of ours."""
+    """Exactly one place: a local folder, a name on the hub (with `@revision` if wanted), or a checkpoint of ours.
+
+    `merged`: an adapter's checkpoint becomes a whole model, the adapter added to the weights that it was trained on.
+    """
 
     path: NonEmptyText | None = None
     hub: HubName | None = None
     checkpoint: Annotated[str, StringConstraints(pattern=r"^ckpt_[0-9a-z]+$")] | None = None
 
+    merged: bool | None = None
+
     @model_validator(mode="after")
     def _one(self) -> ModelSource:
         if sum(place is not None for place in (self.path, self.hub, self.checkpoint)) != 1:
             refuse(((), "one_of", "give exactly one of 'path', 'hub' and 'checkpoint'"))
+        if self.merged and self.checkpoint is None:
+            refuse((("merged",), "invalid_option", "only an adapter's checkpoint can be merged: give 'checkpoint'"))
         return self
 
 
@@ -52,9 +59,10 @@ class ModelPatch(Value):
 
 
 class PromoteIn(Value):
-    """What the model of a checkpoint is to be called."""
+    """What the model of a checkpoint is to be called; `merged` makes a whole model of an adapter."""
 
     name: Name
+    merged: bool = False
 
 
 class ModelOut(BaseModel):

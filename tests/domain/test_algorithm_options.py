@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from service.domain.algorithm import GrapeConfig, GrpoConfig, option_mismatches, scoring_options
 from service.domain.criteria import criterion_weights
+from service.domain.job import JobSpec
 from service.domain.rubric import Aggregation, RubricContent
 from service.domain.scoring import GateRule, ScoringOptions
 
@@ -143,3 +144,10 @@ def test_credit_by_step_is_not_ppos():
     with pytest.raises(ValidationError, match="value model"):
         PpoConfig(type="ppo", objective={"step_credit": "all"})
     assert PpoConfig(type="ppo").objective.step_credit == "to_go"
+
+
+def test_a_warm_up_ends_before_the_last_step():
+    spec = {"algorithm": {"type": "sft"}, "policy": {"model": "mdl_0"}, "data": {"demonstrations": "ds_0"}}
+    JobSpec.model_validate({**spec, "training": {"steps": 10, "warmup_steps": 9}})
+    with pytest.raises(ValidationError, match="leaves none of the 10 at the full rate"):
+        JobSpec.model_validate({**spec, "training": {"steps": 10, "warmup_steps": 10}})

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,12 +85,14 @@ class Claims:
                 session.execute(queries.transition(event, claim.job_id, fence=claim.fence, **extra)).first() is not None
             )
 
-    def succeed(self, claim: Claim, best: str | None, last: str | None) -> bool:
-        """Register the best checkpoint as a model and end the job, in one transaction."""
+    def succeed(
+        self, claim: Claim, best: str | None, last: str | None, report: Mapping[str, Any] | None = None
+    ) -> bool:
+        """Register the best checkpoint as a model and end the job, in one transaction. `report` stands beside it in the result."""
         with self.database.transaction() as session:
             job = session.get(Job, claim.job_id)
             assert job is not None
-            result: dict[str, Any] = {"model": None, "best_checkpoint": best, "last_checkpoint": last}
+            result: dict[str, Any] = {"model": None, "best_checkpoint": best, "last_checkpoint": last, **(report or {})}
             if best is not None:
                 result["model"] = self._register(session, job, best)
             statement = queries.transition("succeed", claim.job_id, fence=claim.fence, values={"result": result})

@@ -39,9 +39,17 @@ class Rollouts:
     """Seconds from there until the last cell was there: the part of the judges' time that nothing hid."""
 
     def run(
-        self, prompts: Sequence[Prompt], *, purpose: str, step: int, group_size: int, temperature: float, draw: int = 0
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        purpose: str,
+        step: int,
+        group_size: int,
+        temperature: float,
+        draw: int = 0,
+        seeded_by: str | None = None,
     ) -> tuple[list[CompletionGroup], Grading]:
-        """Graded groups in the order of the prompts. The seed depends on purpose, step and draw alone."""
+        """Graded groups in the order of the prompts. The seed depends on purpose (or `seeded_by`), step and draw alone."""
         groups: dict[int, CompletionGroup] = {}
         place = f"{purpose}.{draw}" if draw else purpose  # questions of another draw are other questions
         grading = self.grader.start(place, step)
@@ -59,7 +67,7 @@ class Rollouts:
             max_tokens=self.max_completion_tokens,
             eos_ids=self.policy.eos_ids,
             pad_id=self.policy.pad_id,
-            seed=derive_seed(self.seed, "rollout", place, step),
+            seed=derive_seed(self.seed, "rollout", seeded_by or place, step),
         )
         started = time.monotonic()
         self.policy.sample([prompt.tokens for prompt in prompts], options, on_group, self.control.check)

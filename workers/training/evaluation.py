@@ -28,20 +28,29 @@ class Evaluation:
     every_steps: int | None = None
     by_prompt: dict[str, float] = field(default_factory=dict)
     """The mean plain reward of each prompt in the last run; prompts of which no completion has one are not in it."""
+    purpose: str = "evaluation"
+    """The first word of the metrics' names, and what its completions are listed under."""
+    groups: list[CompletionGroup] = field(default_factory=list)
+    """The last run's, with their numbers."""
     options: Mapping[str, ScoringOptions] = field(default_factory=dict)
     """By rubric, what rewards and advantages are shown by, else uniform weights; nothing trains on them, and no metric but
     `healthbench` is made of them."""
 
     def run(self, step: int) -> dict[str, float]:
-        """Sample, grade, record; the metrics `evaluation.*` of this step. The same step always has the same seed."""
+        """Sample, grade, record; the metrics `evaluation.*` of this step. The same step always has the same seed, whatever the model."""
         groups, _ = self.rollouts.run(
-            self.prompts, purpose="evaluation", step=step, group_size=self.samples, temperature=self.temperature
+            self.prompts,
+            purpose=self.purpose,
+            step=step,
+            group_size=self.samples,
+            temperature=self.temperature,
+            seeded_by="evaluation",
         )
         score_step(groups, self.options_of, lambda rubric: Past())
-        self.recorder.completions(step, "evaluation", groups)
-        self.by_prompt = plain_rewards(groups)
-        metrics = {f"evaluation.{name}": value for name, value in summary(groups).items()}
-        metrics.update(benchmark([g for g in groups if self.options_of(g.rubric).weighting == "healthbench"]))
+        self.recorder.completions(step, self.purpose, groups)
+        self.groups, self.by_prompt = groups, plain_rewards(groups)
+        found = summary(groups) | benchmark([g for g in groups if self.options_of(g.rubric).weighting == "healthbench"])
+        metrics = {f"{self.purpose}.{name}": value for name, value in found.items()}
         self.recorder.metrics(step, metrics)
         return metrics
 
@@ -64,7 +73,7 @@ def plain_rewards(groups: Sequence[CompletionGroup]) -> dict[str, float]:
 def benchmark(groups: Sequence[CompletionGroup]) -> dict[str, float]:
     """HealthBench's score of a dataset: the mean over completions, which may be negative each, clipped to [0, 1] at the end."""
     rewards = [c.reward for g in groups if g.scored is not None for c in g.scored.completions if c.reward is not None]
-    return {"evaluation.healthbench": min(1.0, max(0.0, mean(rewards)))} if rewards else {}
+    return {"healthbench": min(1.0, max(0.0, mean(rewards)))} if rewards else {}
 
 
 def summary(groups: Sequence[CompletionGroup]) -> dict[str, float]:

@@ -13,6 +13,7 @@ from service.domain.job_state import JobFailure
 from workers.algorithms.base import Algorithm, Environment
 from workers.policy.causal import CausalPolicy
 from workers.policy.reward import RewardPolicy
+from workers.training.appraisal import Appraisal
 from workers.training.evaluation import Evaluation
 from workers.training.optim import learning_rate
 from workers.training.pair_evaluation import PairEvaluation
@@ -33,7 +34,7 @@ class Run:
     policy: CausalPolicy | RewardPolicy
     optimizer: torch.optim.Optimizer | None
     environment: Environment
-    evaluation: Evaluation | PairEvaluation | None
+    evaluation: Evaluation | Appraisal | PairEvaluation | None
     state: TrainerState
     recorder: Recorder
     control: Control

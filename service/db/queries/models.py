@@ -53,6 +53,11 @@ def _normalisation(metrics: Mapping[str, float]) -> dict[str, float] | None:
     return {"mean": mean, "std": std} if mean is not None and std is not None and std > 0 else None
 
 
+def checkpoint_with_job(checkpoint_id: str) -> Select[Checkpoint, Job]:
+    """A checkpoint, and the job that wrote it."""
+    return select(Checkpoint, Job).join(Job, Job.id == Checkpoint.job_id).where(Checkpoint.id == checkpoint_id)
+
+
 def claim_registering(lease_s: float) -> Executable:
     """Take one model that waits for its files to be fetched or hashed."""
     free = (
