@@ -49,11 +49,34 @@ def _lines(path: Path) -> list[Any]:
     return found
 
 
+def _rubrics(given: list[str], version: str) -> dict[str, Any]:
+    """One reference, or a map of them by category."""
+    if len(given) == 1 and "=" not in given[0]:
+        return {"id": given[0], "version": _version(version)}
+    found: dict[str, Any] = {}
+    for item in given:
+        category, equals, reference = item.rpartition("=")
+        if not equals or not category or category in found or version != "latest":
+            stop("name one rubric with --version, or each category once as category=id@version", USAGE)
+        rubric_id, _, number = reference.partition("@")
+        found[category] = {"id": rubric_id, "version": _version(number or "latest")}
+    return found
+
+
+def _version(name: str) -> int | str:
+    return int(name) if name.isdigit() else name
+
+
 @gradings.command("create")
 def create(
     file: Annotated[Path | None, typer.Argument(help="the request as a JSON or YAML file")] = None,
-    rubric: Annotated[str | None, typer.Option(help="the rubric's id")] = None,
-    version: Annotated[str, typer.Option(help="its version's number, or an alias")] = "latest",
+    rubric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="the rubric's id, or category=id@version for each category (* for all others); repeat it then"
+        ),
+    ] = None,
+    version: Annotated[str, typer.Option(help="a single rubric's version: a number, or an alias")] = "latest",
     texts: Annotated[Path | None, typer.Option(help="NDJSON, JSON or YAML: {prompt, text, group?} each")] = None,
     dataset: Annotated[str | None, typer.Option(help="a dataset of demonstrations or preferences")] = None,
     completion: Annotated[list[str] | None, typer.Option(help="a stored completion; repeat it")] = None,
@@ -72,7 +95,7 @@ def create(
         body = read_file(file)
     else:
         given: dict[str, Any] = {
-            "rubric": {"id": rubric, "version": int(version) if version.isdigit() else version} if rubric else None,
+            "rubric": _rubrics(rubric, version) if rubric else None,
             "texts": _lines(texts) if texts else None,
             "dataset": dataset,
             "completions": completion,

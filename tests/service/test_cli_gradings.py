@@ -71,6 +71,17 @@ def test_a_request_as_a_file(grape, rubric, tmp_path):
     assert json.loads(grape("grading", "create", "request.yaml", "--json").stdout)["source"] == {"texts": 1}
 
 
+def test_a_rubric_for_each_category(grape, rubric, tmp_path):
+    texts = [{"prompt": {"prompt": "p", "category": "x=y"}, "text": "a"}, {"prompt": "p", "text": "b"}]
+    (tmp_path / "texts.ndjson").write_text("".join(json.dumps(item) + "\n" for item in texts))
+    both = ("--rubric", f"x=y={rubric}@1", "--rubric", f"*={rubric}")
+    made = json.loads(grape("grading", "create", *both, "--texts", "texts.ndjson", "--watch", "--json").stdout)
+    assert {category: found["version"] for category, found in made["rubric"].items()} == {"x=y": 1, "*": 2}
+    for wrong in (("--rubric", rubric, "--rubric", rubric), (*both, "--version", "1"), ("--rubric", f"={rubric}")):
+        assert "category=id@version" in grape("grading", "create", *wrong, "--texts", "texts.ndjson", code=2).stderr
+    assert made["id"] in grape("grading", "list").stdout
+
+
 def test_try(grape, rubric, tmp_path):
     table = grape("rubric", "try", rubric, "a", "longer text", "--prompt", "p").stdout
     assert "0.7071" in table  # ±½·√2: two rewards 1 and 0 over their deviation

@@ -148,3 +148,20 @@ def test_correlation_is_pearsons():
     assert correlation([1], [1]) is None
     with pytest.raises(ValueError, match="pairs"):
         correlation([1], [1, 2])
+
+
+def test_an_evaluation_leaves_nulls_out_of_its_means_and_counts_them():
+    from service.domain.scoring import Past
+    from workers.training.evaluation import plain_rewards, summary
+
+    group = group_of({"a": 1, "b": 0.5, "z": 1}, {"a": "timeout", "b": 1, "z": "abstain"}, {"a": 0.4, "b": 0.1, "z": 0})
+    lost = group_of({"a": "refusal", "b": "refusal", "z": 1})
+    lost.prompt = Prompt("q", [1], {})
+    score_step([group, lost], ScoringOptions(weighting="uniform"), lambda rubric: Past())
+    found = summary([group, lost])
+    # complete completions have (2·1 + .5)/3 and (2·.4 + .1)/3; two of four have no plain reward, four cells no score
+    assert found["plain_reward"] == pytest.approx((2.5 / 3 + 0.9 / 3) / 2)
+    assert (found["null_rewards"], found["null_cells"], found["completions"]) == (2, 4, 4)
+    assert found["score.a"] == pytest.approx(0.7)
+    assert found["audit"] == pytest.approx(2 / 3)
+    assert plain_rewards([group, lost]) == {"p": pytest.approx((2.5 / 3 + 0.9 / 3) / 2)}  # q is in no comparison
