@@ -33,13 +33,19 @@ def first_and_last(run, name, width=5):
         ("grpo", {}, 0.01, 0.15),
         ("grape", {"objective": {"ratio": "sequence", "aggregation": "sequence_mean"}}, 0.01, 0.15),
         ("grpo", {"advantage": {"scale": "none"}, "objective": {"aggregation": "constant"}}, 0.02, 0.10),
+        (
+            "grape",
+            {"preset": "dapo", "minibatches": 2, "without_signal": {"max_resamples": 2}, "truncated": {"mode": "keep"}},
+            0.01,
+            0.12,
+        ),
         ("reinforce", {}, 0.01, 0.12),
         ("reinforce", {"baseline": "leave_one_out"}, 0.01, 0.12),
         ("ppo", {"inner_epochs": 2, "kl": {"beta": 0.0}, "value": {"learning_rate": 0.01}}, 0.01, 0.12),
         ("ppo", {"inner_epochs": 2, "kl": {"beta": 0.0}, "value": {"model": "shared"}}, 0.01, 0.12),
         ("trpo", {"max_kl": 0.05}, None, 0.12),
     ],
-    ids=["grape", "grpo", "gspo", "dr_grpo", "reinforce", "rloo", "ppo", "ppo-shared", "trpo"],
+    ids=["grape", "grpo", "gspo", "dr_grpo", "dapo", "reinforce", "rloo", "ppo", "ppo-shared", "trpo"],
 )
 def test_rewards_rise(tiny_folder, load, kind, algorithm, rate, margin, seed):
     value = algorithm.get("value", {}).get("model", "separate") if kind == "ppo" else None
