@@ -114,13 +114,18 @@ class TrainingSpec(Value):
 
 
 class EvaluationSpec(Value):
-    """Held-out prompts, sampled at step 0, every `every_steps` and at the end; greedy at temperature 0."""
+    """Held-out prompts, sampled at step 0, every `every_steps` and at the end; greedy at temperature 0.
+
+    `on_regression: stop` ends the job, with its checkpoints kept, once plain reward is worse than at the best evaluation before:
+    the paired 95 % interval over prompts lies below 0. Jobs of several rounds have `algorithm.on_regression` for that.
+    """
 
     prompts: DatasetId
     every_steps: Steps | None = None
     rubric: Rubrics | None = None
     temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
     samples: Annotated[int, Field(ge=1, le=256)] = 1
+    on_regression: Literal["continue", "stop"] = "continue"
 
 
 class CheckpointSpec(Value):
@@ -229,6 +234,10 @@ def _schedule_problems(spec: JobSpec) -> Any:
     if training.steps is not None and training.warmup_steps >= training.steps > 1:
         message = f"a warm-up of {training.warmup_steps} steps leaves none of the {training.steps} at the full rate"
         yield ("training", "warmup_steps"), "invalid_option", message
+    of_rounds = isinstance(spec.algorithm, OnPolicyConfig) and spec.algorithm.rounds > 1
+    if of_rounds and spec.evaluation is not None and spec.evaluation.on_regression == "stop":
+        message = "what a worse round does is said by algorithm.on_regression; leave this at 'continue'"
+        yield ("evaluation", "on_regression"), "invalid_option", message
     compared = getattr(spec.algorithm, "compare_to", None)
     if compared is not None and compared.model == spec.policy.model:
         message = "the policy is compared with itself; name another model"

@@ -10,15 +10,17 @@ import torch
 
 from service.domain.job import JobSpec
 from service.domain.job_state import JobFailure
+from service.domain.scoring import mean
 from workers.algorithms.base import Algorithm, Environment
 from workers.policy.causal import CausalPolicy
 from workers.policy.reward import RewardPolicy
+from workers.seeds import derive_seed
 from workers.training.appraisal import Appraisal
 from workers.training.evaluation import Evaluation
 from workers.training.optim import learning_rate
 from workers.training.pair_evaluation import PairEvaluation
 from workers.training.ports import Control, Interrupted, Recorder, Suspended
-from workers.training.rounds import Rounds, regression_failure
+from workers.training.rounds import Rounds, compare, regression_failure, worse_than_before
 from workers.training.state import TrainerState
 from workers.training.stops import step_or_skip
 from workers.types import Batch, UpdateReport
@@ -140,8 +142,23 @@ class Run:
         if due:
             self.state.evaluation = self.evaluation.run(self.state.step)
             self.state.evaluated_step = self.state.step
+            if isinstance(self.evaluation, Evaluation):
+                self._stop_if_worse(self.evaluation.by_prompt)
             if self.rounds is not None and isinstance(self.evaluation, Evaluation):
                 self._close_round(self.rounds, self.evaluation.by_prompt)
+
+    def _stop_if_worse(self, by_prompt: dict[str, float]) -> None:
+        """Compare with the best evaluation before, if that may end the job."""
+        spec, state = self.spec.evaluation, self.state
+        if spec is None or spec.on_regression != "stop" or not by_prompt:
+            return
+        best = state.best_held_out
+        found = compare(best, by_prompt, derive_seed(self.spec.training.seed, "regression", "step", state.step))
+        if found.regression:
+            self.save(state)
+            raise worse_than_before(state.step, found)
+        if not best or mean(by_prompt.values()) > mean(best.values()):
+            state.best_held_out = dict(by_prompt)
 
     def _close_round(self, rounds: Rounds, by_prompt: dict[str, float]) -> None:
         """After the evaluation at a round's end; that of step 0 is what the first round is compared with."""

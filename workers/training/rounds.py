@@ -143,3 +143,13 @@ def regression_failure(data: dict[str, Any]) -> JobFailure:
         f"{change['after']:.4f} on {data['prompts']} prompts, the 95 % interval of the difference is {change['low']:.4f} to "
         f"{change['high']:.4f}. The checkpoints are kept; algorithm.on_regression 'continue' or 'roll_back' would have gone on",
     )
+
+
+def worse_than_before(step: int, found: Comparison) -> JobFailure:
+    """What a job fails with whose held-out evaluation is worse than an earlier one."""
+    return JobFailure(
+        "regression",
+        f"held-out plain reward got worse: {found.before:.4f} at the best evaluation before became {found.after:.4f} at step {step} "
+        f"on {found.prompts} prompts, the 95 % interval of the difference is {found.low:.4f} to {found.high:.4f}. The checkpoints "
+        "are kept; evaluation.on_regression 'continue' would have gone on",
+    )

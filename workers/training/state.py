@@ -32,6 +32,8 @@ class TrainerState:
     held_out: dict[str, float] = field(default_factory=dict)
     round_evaluation: dict[str, float] = field(default_factory=dict)
     round_start: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    best_held_out: dict[str, float] = field(default_factory=dict)
+    """Held-out plain rewards by prompt at the best evaluation so far, where a worse one stops the job."""
     reference: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Summed log-probabilities of (chosen, rejected) under the policy that the job started from, by row."""
     reward_average: tuple[float, float] = (0.0, 0.0)
@@ -56,6 +58,7 @@ class TrainerState:
             "evaluation": self.evaluation,
             "round": self.round,
             "held_out": self.held_out,
+            "best_held_out": self.best_held_out,
             "round_evaluation": self.round_evaluation,
             "reward_average": list(self.reward_average),
             "reference": {key: list(value) for key, value in self.reference.items()},
@@ -79,6 +82,7 @@ class TrainerState:
             evaluation=dict(data["evaluation"]),
             round=data["round"],
             held_out=dict(data["held_out"]),
+            best_held_out=dict(data.get("best_held_out", {})),  # checkpoints of the first releases have none
             round_evaluation=dict(data["round_evaluation"]),
             reward_average=(data["reward_average"][0], data["reward_average"][1]),
             reference={key: (chosen, rejected) for key, (chosen, rejected) in data["reference"].items()},
