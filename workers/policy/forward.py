@@ -1,8 +1,8 @@
 """Log-probabilities of completions, with the prompt of a group run once, with gradient.
 
-A group's prompt goes through the model into its key-value cache; the cache is spread over the group's completions, which
-follow as their own rows. Tokens processed: P + ΣR instead of G·(P + R), and the gradient reaches the prompt through the
-cache, so it is the gradient of the plain forward (a test holds the two together).
+Tokens processed: P + ΣR instead of G·(P + R), as one row without padding (`ragged`). A model that takes no such row is run padded: a
+group's prompt goes into its key-value cache, which is spread over the group's completions. Either way the gradient reaches the
+prompt, so it is the gradient of the plain forward (a test holds the three together).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from workers.losses.logprobs import token_entropy, token_logprobs, wide
+from workers.policy import ragged
 from workers.types import FlatDistributions, FlatLogprobs, PolicyBatch, PreferenceBatch
 
 
@@ -73,7 +74,9 @@ def completion_chunks(
     device: torch.device,
     states: bool = False,
 ) -> list[Chunk]:
-    """Each prompt run once for all of its completions: a chunk for the first tokens, one for all others."""
+    """Each prompt run once for all of its completions: one chunk, or one for the first tokens and one for all others."""
+    if ragged.takes_ragged(model):
+        return [_whole_chunk(model, prompts_P_T, tokens_B_T, prompt_of_B, device=device, states=states)]
     owner = torch.tensor(prompt_of_B, dtype=torch.long, device=device)
     ids, prompt_mask = pad_left(prompts_P_T, pad, device)
     prompt = model(
@@ -110,8 +113,29 @@ def completion_chunks(
     return chunks
 
 
+def _whole_chunk(
+    model: Any,
+    prompts_P_T: Sequence[Sequence[int]],
+    tokens_B_T: Sequence[Sequence[int]],
+    prompt_of_B: Sequence[int],
+    *,
+    device: torch.device,
+    states: bool = False,
+) -> Chunk:
+    """All completion tokens in order: what chooses a completion's first token stands at the end of its prompt."""
+    row = ragged.layout(prompts_P_T, [tokens[:-1] for tokens in tokens_B_T], prompt_of_B, device)
+    lengths = [len(tokens) for tokens in tokens_B_T]
+    places = torch.tensor(ragged.places_before(row, lengths, prompt_of_B), device=device)
+    out = ragged.run(model, row, logits_to_keep=places, output_hidden_states=states)
+    tokens = torch.tensor([token for tokens in tokens_B_T for token in tokens], device=device)
+    hidden = out.hidden_states[-1][0, places] if states else None
+    return Chunk(out.logits[0], tokens, torch.arange(len(places), device=device), hidden)
+
+
 def in_order(chunks: Sequence[Chunk], read: Callable[[Chunk], Tensor]) -> Tensor:
     """What `read` makes of each chunk, flat, sequence after sequence."""
+    if len(chunks) == 1:
+        return read(chunks[0])
     order = torch.argsort(torch.cat([chunk.place for chunk in chunks]))
     return torch.cat([read(chunk) for chunk in chunks])[order]
 

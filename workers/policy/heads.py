@@ -73,7 +73,7 @@ def load_reward_policy(
         eos_ids=eos_ids,
         device=device,
         context_length=getattr(model.config.get_text_config(), "max_position_embeddings", None),
-        autocast=pick_autocast(precision, device),
+        autocast=pick_autocast(precision, device, model),
         budget=budget,
         is_adapter=adapter is not None,
     )

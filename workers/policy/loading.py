@@ -53,11 +53,23 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def pick_autocast(precision: str, device: torch.device) -> torch.dtype | None:
-    """`auto`: bf16 on a GPU, fp32 on a CPU. Weights stay fp32 in every case."""
+BF16_WIDTH = 256
+"""Below this hidden size converting costs a CPU more than multiplying saves (`python -m benchmarks.training`)."""
+
+
+def pick_autocast(precision: str, device: torch.device, model: Any = None) -> torch.dtype | None:
+    """`auto`: bf16 on a GPU, and on a CPU that multiplies bf16 natively if the model is not tiny. Weights stay fp32 in every case."""
     if precision == "bf16" or (precision == "auto" and device.type == "cuda"):
         return torch.bfloat16
+    wide = model is not None and model.config.get_text_config().hidden_size >= BF16_WIDTH
+    if precision == "auto" and device.type == "cpu" and wide and multiplies_bf16():
+        return torch.bfloat16
     return None
+
+
+def multiplies_bf16() -> bool:
+    """Whether this processor has instructions for products of bf16 (AVX-512 BF16 or AMX)."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +171,7 @@ def load_policy(
         eos_ids=eos_ids,
         device=device,
         context_length=getattr(model.config.get_text_config(), "max_position_embeddings", None),
-        autocast=pick_autocast(precision, device),
+        autocast=pick_autocast(precision, device, model),
         budget=budget,
         is_adapter=adapter is not None,
         reference_model=load_model(files, device)[0].requires_grad_(False) if reference and adapter is None else None,

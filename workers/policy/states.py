@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from workers.policy import ragged
 from workers.policy.forward import pad_left, pad_right, positions
 
 
@@ -39,6 +40,8 @@ def completion_states(
 
     Masks and last positions come from lengths, never from token ids, so padding may equal any token and stand on any side.
     """
+    if ragged.takes_ragged(backbone):
+        return _of_row(backbone, prompts_P_T, tokens_B_T, prompt_of_B, device)
     owner = torch.tensor(prompt_of_B, dtype=torch.long, device=device)
     ids, prompt_mask = pad_left(prompts_P_T, pad, device)
     prompt = backbone(input_ids=ids, attention_mask=prompt_mask, position_ids=positions(prompt_mask), use_cache=True)
@@ -57,3 +60,21 @@ def completion_states(
     shifted = torch.cat([prompt.last_hidden_state[owner, -1:], hidden[:, :-1]], dim=1)
     ends = torch.tensor(lengths, device=device) - 1
     return CompletionStates(shifted[mask.bool()], hidden[torch.arange(len(lengths), device=device), ends], lengths)
+
+
+def _of_row(
+    backbone: Any,
+    prompts_P_T: Sequence[Sequence[int]],
+    tokens_B_T: Sequence[Sequence[int]],
+    prompt_of_B: Sequence[int],
+    device: torch.device,
+) -> CompletionStates:
+    """The same from one row without padding."""
+    row = ragged.layout(prompts_P_T, tokens_B_T, prompt_of_B, device)
+    hidden = ragged.run(backbone, row).last_hidden_state[0]
+    lengths = [len(tokens) for tokens in tokens_B_T]
+    before = ragged.places_before(row, lengths, prompt_of_B)
+    last = [start + length - 1 for start, length in zip(row.starts, lengths, strict=True)]
+    return CompletionStates(
+        hidden[torch.tensor(before, device=device)], hidden[torch.tensor(last, device=device)], lengths
+    )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from workers.losses.logprobs import token_logprobs
+from workers.policy import ragged
 from workers.types import FlatLogprobs, SupervisedBatch
 
 SHORT = 512
@@ -70,6 +71,8 @@ def supervised_logprobs(
 ) -> FlatLogprobs:
     """log π of every trained completion token of demonstrations, flat, sequence after sequence."""
     lengths = lengths_of(batch)
+    if packed and ragged.takes_ragged(model):
+        return _as_one_row(model, batch, device)
     rows = packed_rows(lengths, max(lengths)) if packed else [[k] for k in range(len(lengths))]
     width = max(sum(lengths[k] for k in row) for row in rows)
     ids = torch.full((len(rows), width), pad, dtype=torch.long)
@@ -95,6 +98,15 @@ def supervised_logprobs(
     at_row, at_column, tokens, owner = _trained(batch, begins, device)
     counts = [batch.trained_tokens(k) for k in range(len(lengths))]
     return FlatLogprobs(token_logprobs(logits[at_row, at_column], tokens), owner, counts)
+
+
+def _as_one_row(model: Any, batch: SupervisedBatch, device: torch.device) -> FlatLogprobs:
+    """Without any padding, and with logits where a trained token is predicted alone."""
+    wholes = [[*p, *t] for p, t in zip(batch.prompts_B_T, batch.tokens_B_T, strict=True)]
+    row = ragged.layout([], [whole[:-1] for whole in wholes], [-1] * len(wholes), device)
+    _, places, tokens, owner = _trained(batch, {k: (0, start) for k, start in enumerate(row.starts)}, device)
+    logits = ragged.run(model, row, logits_to_keep=places).logits[0]
+    return FlatLogprobs(token_logprobs(logits, tokens), owner, [batch.trained_tokens(k) for k in range(len(wholes))])
 
 
 def _trained(

@@ -1,4 +1,4 @@
-"""Our own sampler: one prefill per prompt for its whole group, exact log-probabilities, finished rows dropped at once.
+"""Our own sampler: one prefill per prompt for its whole group, exact log-probabilities, finished rows dropped soon.
 
 Each row's random numbers are drawn for all rows at every position, so what one row samples depends neither on when its
 neighbours end nor on how the cache is compacted; they come from a seed, never from a global generator.
@@ -15,9 +15,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from workers.policy.forward import prefill
+from workers.policy.generation.cache import reads_wide, single_token_attention, spread
 
 MAX_ROWS = 1024
 """Rows that are decoded together; more prompts are taken in turns."""
+DROP_AT = 7 / 8
+"""Rows that have ended are dropped once no more than this share of the held ones goes on: dropping copies the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,8 @@ class SamplingOptions:
     top_k: int | None = None
     top: int = 0
     """How many of the likeliest tokens to keep at each position."""
+    limits: Sequence[int] | None = None
+    """A limit of tokens for each completion, prompt after prompt, where `max_tokens` is not the limit of all."""
 
 
 def cut(scaled: Float[Tensor, "batch vocab"], top_p: float, top_k: int | None) -> Float[Tensor, "batch vocab"]:
@@ -75,20 +80,24 @@ def choose(
 ) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"]]:
     """One token per row by inverting the distribution function at `uniform`, and its log-probability.
 
-    softmax in float64: the distribution that is sampled and the log-probability that is stored are the same numbers.
+    Exponentials are float32, their sums float64: what is sampled and what is stored agree to 1e-6.
     """
-    scaled = logits.double()
+    scaled = logits.float()
     if temperature > 0:
         scaled = cut(scaled / temperature, top_p, top_k)
-    logprobs = torch.log_softmax(scaled, dim=-1)
+    peak = scaled.amax(dim=-1, keepdim=True)
+    weights = (scaled - peak).exp()
     if temperature > 0:
-        cumulative = logprobs.exp().cumsum(-1)
-        target = (uniform.double() * cumulative[:, -1]).unsqueeze(-1)
+        cumulative = weights.cumsum(-1, dtype=torch.float64)
+        total = cumulative[:, -1:]
         # `right`: the first token whose cumulative exceeds the target, so a token of probability 0 is never taken.
-        token = torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+        token = torch.searchsorted(cumulative, uniform.double().unsqueeze(-1) * total, right=True)
+        token = token.clamp(max=logits.shape[-1] - 1)
     else:
-        token = logprobs.argmax(-1)
-    return token, logprobs.gather(-1, token.unsqueeze(-1)).squeeze(-1)
+        total = weights.sum(-1, keepdim=True, dtype=torch.float64)
+        token = scaled.argmax(-1, keepdim=True)
+    logprob = (scaled.gather(-1, token) - peak).double() - total.log()
+    return token.squeeze(-1), logprob.squeeze(-1)
 
 
 def sample_groups(
@@ -107,7 +116,7 @@ def sample_groups(
     at_once = max(1, MAX_ROWS // options.group_size)
     for start in range(0, len(prompts), at_once):
         chunk = prompts[start : start + at_once]
-        with torch.inference_mode():
+        with torch.no_grad():  # in inference mode autocast would convert the weights anew for every token
             _Decoding(model, chunk, options, on_group, start=start, device=device, check=check).run()
 
 
@@ -135,45 +144,58 @@ class _Decoding:
         self.top: list[list[list[tuple[int, float]]]] = [[] for _ in range(self.rows)] if options.top else []
         self.samples: list[Sample | None] = [None] * self.rows
         self.missing = [self.size] * len(prompts)
+        own = options.limits[start * self.size :][: self.rows] if options.limits is not None else None
+        self.limits = torch.tensor(own, device=device) if own is not None else None
         self.eos = torch.tensor(list(options.eos_ids), device=device)
         self.generator = torch.Generator().manual_seed((options.seed + start) % (1 << 63))
 
     def run(self) -> None:
         """Decode until every row has ended."""
         cache, logits, prompt_mask = prefill(self.model, self.prompts, self.options.pad_id, self.device)
-        owner = torch.arange(self.rows, device=self.device) // self.size
-        cache.batch_select_indices(owner)
+        held = torch.arange(self.rows, device=self.device)
+        owner = held // self.size
+        wide = reads_wide(self.model, cache, self.device)
+        cache = spread(cache, owner, self.options.max_tokens, wide=wide)
         logits, mask = logits[owner], prompt_mask[owner]
         lengths = mask.sum(-1, keepdim=True)
-        alive = torch.arange(self.rows, device=self.device)
-        for position in range(self.options.max_tokens):
+        going = torch.arange(self.rows, device=self.device)  # which of the held rows have not ended
+        options = self.options
+        for position in range(options.max_tokens):
             self.check()
             uniform = torch.rand(self.rows, generator=self.generator, dtype=torch.float64).to(self.device)
-            options = self.options
+            alive = held[going]
+            logits = logits if len(going) == len(held) else logits[going]
             token, logprob = choose(logits, uniform[alive], options.temperature, options.top_p, options.top_k)
             self.tokens[alive, position] = token
             self.logprobs[alive, position] = logprob.float()
             if self.top:
                 self._keep_top(alive, logits)
-            ended = torch.isin(token, self.eos)
-            if position + 1 == self.options.max_tokens:
-                self._finish(alive, position + 1, ended)
+            stopped = torch.isin(token, self.eos)
+            if position + 1 == options.max_tokens:
+                self._finish(alive, position + 1, stopped)
                 return
+            ended = stopped if self.limits is None else stopped | (self.limits[alive] <= position + 1)
             if bool(ended.any()):
-                self._finish(alive[ended], position + 1, ended[ended])
-                kept = (~ended).nonzero().squeeze(-1)
-                if not len(kept):
+                self._finish(alive[ended], position + 1, stopped[ended])
+                going, token = going[~ended], token[~ended]
+                if not len(going):
                     return
-                alive, token, mask, lengths = alive[kept], token[kept], mask[kept], lengths[kept]
-                cache.batch_select_indices(kept)
-            mask = torch.cat([mask, mask.new_ones((len(alive), 1))], dim=1)
-            out = self.model(
-                input_ids=token.unsqueeze(1),
-                attention_mask=mask,
-                position_ids=lengths + position,
-                past_key_values=cache,
-                use_cache=True,
-            )
+                if len(going) <= DROP_AT * len(held):
+                    held, mask, lengths = held[going], mask[going], lengths[going]
+                    cache.batch_select_indices(going)
+                    going = torch.arange(len(held), device=self.device)
+            mask = torch.cat([mask, mask.new_ones((len(held), 1))], dim=1)
+            given = token if len(going) == len(held) else token.new_zeros(len(held)).index_put((going,), token)
+            columns = mask.bool()[:, None, None]
+            with single_token_attention(self.model, wide):
+                out = self.model(
+                    input_ids=given.unsqueeze(1),
+                    attention_mask=columns if wide else mask,
+                    position_ids=lengths + position,
+                    past_key_values=cache,
+                    use_cache=True,
+                    **({"seen_columns": columns} if wide else {}),
+                )
             logits = out.logits[:, -1]
 
     def _keep_top(self, rows: Tensor, logits: Float[Tensor, "batch vocab"]) -> None:
