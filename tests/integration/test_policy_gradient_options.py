@@ -78,3 +78,12 @@ def test_what_does_not_go_together_is_refused_over_http(bench, api):
             api.post("/v1/jobs", {**bench.spec(kind), **change})
         assert (caught.value.status, caught.value.errors[0]["pointer"]) == (422, pointer)
         assert word in caught.value.errors[0]["message"]
+
+
+def test_an_evaluation_samples_from_the_cut(bench, api):
+    job = bench.run("evaluate", rollout={"temperature": 1.0, "group_size": 4, "top_k": 1})
+    groups = {}
+    for row in api.pages(f"/v1/jobs/{job['id']}/completions", purpose="evaluation", limit=100):
+        groups.setdefault(row["group"], set()).add(tuple(row["token_ids"]))
+    assert len(groups) == 12
+    assert all(len(found) == 1 for found in groups.values())  # only the likeliest token is left, at any temperature

@@ -8,7 +8,15 @@ import torch
 from pydantic import ValidationError
 
 from service.domain.algorithm import GrapeConfig, option_mismatches
-from service.domain.scoring import CriterionWeight, GateRule, GroupCells, ScoredCell, ScoringOptions, score_groups
+from service.domain.scoring import (
+    CriterionWeight,
+    GateRule,
+    GroupCells,
+    ScoredCell,
+    ScoringOptions,
+    score_groups,
+    token_advantages,
+)
 from tests.support.training import equal_scores, gradient, rollout, run_of, scored_again, spec_of, weights
 from workers.algorithms.on_policy import correct_for_sampler
 from workers.policy.forward import policy_pieces
@@ -261,3 +269,46 @@ def test_with_all_of_it_one_criterion_still_makes_grape_grpo_to_the_bit(tiny_fol
         results.append(weights(policy))
     assert torch.equal(*results)
     assert not torch.equal(results[0], weights(load(tiny_folder)))
+
+
+# --- every advantage with every objective ---
+
+
+@pytest.mark.parametrize("kind", ["clipped", "reinforce"])
+@pytest.mark.parametrize("scale", ["group_std", "batch_std", "none"])
+@pytest.mark.parametrize("baseline", ["group_mean", "leave_one_out", "none"])
+def test_advantages_and_objectives_go_together(tiny_folder, load, baseline, scale, kind):
+    """At the sampling policy both objectives have the gradient −Σ A·∇log π / tokens, with A by the formulas of grape.md §5."""
+    policy = load(tiny_folder)
+    spec = spec_of("grpo", algorithm={"advantage": {"baseline": baseline, "scale": scale}, "objective": {"kind": kind}})
+    algorithm, groups = rollout(policy, spec)
+    rewards = [torch.tensor([c.reward for c in g.scored.completions], dtype=torch.float64) for g in groups]
+    centred = [r - r.mean() for r in rewards]
+    whole = torch.cat(centred).std()  # unbiased, like the groups'
+    expected = []
+    for r, c in zip(rewards, centred, strict=True):
+        a = r if baseline == "none" else c * (4 / 3 if baseline == "leave_one_out" else 1)
+        a = a / {"group_std": r.std(), "batch_std": whole, "none": 1.0}[scale]
+        expected.extend((a if r.max() - r.min() > 1e-6 else torch.zeros(4)).tolist())
+    batch = algorithm.batch_of(groups, skip=False)
+    assert [row[0] for row in batch.advantages_B_T] == pytest.approx(expected, abs=1e-9)
+    found = gradient(policy, algorithm, batch)
+    for parameter in policy.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    factors = torch.tensor([a for row in batch.advantages_B_T for a in row])
+    (-(factors * policy.logprobs(batch).logprobs).sum() / batch.tokens_in_step).backward()
+    assert torch.allclose(found, torch.cat([p.grad.flatten() for p in policy.parameters()]), atol=1e-5)
+
+
+def test_a_penalty_stands_on_every_token_beside_the_credit_of_steps():
+    """Two steps of scores 1 and 0 against a mean of .25: to go, the first step has the whole outcome, the second its own share."""
+    criteria = [CriterionWeight("s", 1.0, judged=False, step_pooling="mean")]
+    rows = [{"s": ScoredCell(0.5, steps=(1.0, 0.0))}, {"s": ScoredCell(0.0, steps=(0.0,))}]
+    (group,) = score_groups([GroupCells(criteria, rows, penalties=[0.25, 0.0])], ScoringOptions(scale="none"))
+    first = group.completions[0]
+    assert first.reward == 0.25
+    assert first.parts == pytest.approx({"s": 0.25, "overlong": -0.125})
+    found = token_advantages(first, criteria, group.weighting, rows[0], {"s": [0, 0, 1]}, length=3, credit="to_go")
+    # step 1: (1 − .25 + 0 − .25)/2 = .25, the part; step 2: (0 − .25)/2 = −.125; both minus the penalty's .125
+    assert found == pytest.approx([0.125, 0.125, -0.25])
+    assert found[0] == pytest.approx(first.advantage)
