@@ -20,7 +20,7 @@ from workers.policy import ragged
 NAME = "single_tokens"
 
 
-class RoomyLayer(DynamicLayer):
+class RoomyLayer(DynamicLayer):  # type: ignore[misc] # transformers tells no types
     """`keys` and `values` are the filled part of larger tensors."""
 
     def __init__(
