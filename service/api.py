@@ -15,12 +15,14 @@ from service.judges.endpoints import judges
 from service.models.endpoints import models
 from service.projects.endpoints import projects
 from service.rubrics.endpoints import rubrics
+from service.rubrics.endpoints_formats import rubric_formats
 from service.telemetry import telemetry
 
 ROUTERS: tuple[APIRouter, ...] = (
     health,
     telemetry,
     projects,
+    rubric_formats,
     rubrics,
     judges,
     models,

@@ -53,6 +53,19 @@ class FormatCalls:
         os.replace(part, file)
         return count
 
+    def import_rubric(self, text: bytes, format: str, **options: str) -> dict[str, Any]:
+        """Create a rubric from a file's text; `options`: `name`, `category`, `judge`, `polarity`, `weights`."""
+        headers = {"Content-Type": "application/yaml" if format == "yaml" else "application/json"}
+        params = {"format": format, **options}
+        answer = self.request("POST", "/v1/rubrics/import", params=params, content=text, headers=headers)
+        rubric: dict[str, Any] = answer.json()
+        return rubric
+
+    def export_rubric(self, rubric_id: str, format: str = "yaml", version: int | str = "latest") -> bytes:
+        """A version as a file of this format."""
+        path = f"/v1/rubrics/{rubric_id}/versions/{version}/export"
+        return self.request("GET", path, params={"format": format}).content
+
     @staticmethod
     def _error(response: httpx.Response) -> Exception:
         raise NotImplementedError

@@ -21,7 +21,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-STREAMED = ("/rows",)
+STREAMED = ("/rows", "/import")
 """Paths that read their body piece by piece and set limits of their own."""
 
 

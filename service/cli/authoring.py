@@ -73,7 +73,7 @@ def _content(body: dict[str, Any]) -> dict[str, Any]:
 FINDING = ("severity", "code", "pointer", "message")
 
 
-def _say_findings(findings: list[dict[str, Any]]) -> None:
+def say_findings(findings: list[dict[str, Any]]) -> None:
     """What the linter says, under the answer; nothing if it has nothing to say."""
     if findings:
         out.print(f"\n{len(findings)} finding{'s' * (len(findings) != 1)}:")
@@ -97,7 +97,7 @@ def create_rubric(
         answer = api.post("/v1/rubrics", body)
         show(answer, as_json, (*RUBRIC, "version.hash"))
         if not as_json:
-            _say_findings(answer["version"]["findings"])
+            say_findings(answer["version"]["findings"])
 
 
 @rubrics.command("publish")
@@ -113,7 +113,7 @@ def publish(
         answer = api.publish_version(rubric_id, _content(read_file(file)), message)
         show(answer, as_json, VERSION)
         if not as_json:
-            _say_findings(answer["findings"])
+            say_findings(answer["findings"])
 
 
 @rubrics.command("validate")
@@ -131,7 +131,7 @@ def validate(
     if not as_json:
         rows = [{"criterion": key, "share": f"{share:.1%}"} for key, share in answer["shares"]["criteria"].items()]
         show_list(rows, False, ("criterion", "share"))
-        _say_findings(answer["findings"])
+        say_findings(answer["findings"])
     if strict and any(finding["severity"] == "warning" for finding in answer["findings"]):
         raise typer.Exit(REFUSED)
 

@@ -9,22 +9,11 @@ from pydantic import Field, JsonValue, TypeAdapter, model_validator
 from service.domain.base import Value, refuse
 from service.domain.conversation import Message, Name, NonEmptyText, Text, shown_messages
 from service.domain.criteria import PromptCriteria
+from service.domain.origin import Origin
 
 DatasetKind = Literal["prompts", "demonstrations", "preferences"]
 
 Messages = Annotated[list[Message], Field(min_length=1)]
-
-
-class Origin(Value):
-    """Where an imported row came from, and what our fields do not give back: `fields` of its own, and those that it did not have.
-
-    No model and no grader sees it.
-    """
-
-    format: Name
-    shape: Name
-    fields: dict[str, JsonValue] = {}
-    absent: list[str] = []
 
 
 class PromptRow(Value):

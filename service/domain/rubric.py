@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints, model_validator
 from service.domain.base import Loc, Value, content_hash, refuse
 from service.domain.conversation import Name, NonEmptyText, Text
 from service.domain.grader import Grader, JudgeGrader, gives_number, reward_models_of
+from service.domain.origin import RubricOrigin
 
 MAX_DEPTH = 8
 """How deep rubrics may include each other."""
@@ -301,6 +302,7 @@ class AuthoredContent(_Rubric):
 
     includes: Annotated[list[Include], Field(max_length=50, exclude_if=lambda value: not value)] = []
     criteria: Annotated[list[Criterion], Field(max_length=MAX_CRITERIA)] = []
+    origin: Annotated[RubricOrigin | None, Field(exclude_if=lambda value: value is None)] = None
 
     @model_validator(mode="after")
     def _usable(self) -> AuthoredContent:

@@ -162,6 +162,19 @@ class NewRubricOut(RubricOut):
     version: PublishedOut
 
 
+class NoteOut(BaseModel):
+    """How a place of an imported file was read."""
+
+    pointer: str
+    message: str
+
+
+class ImportedOut(NewRubricOut):
+    """A rubric out of a file. `notes`: what an author should know of how it was read."""
+
+    notes: list[NoteOut]
+
+
 class ValidationOut(BaseModel):
     """A content that is valid: with defaults filled in and includes pinned, what it resolves to, and the hash of that.
 

@@ -43,9 +43,9 @@ class RubricVersion(Base):
 
     @property
     def graded_by(self) -> dict[str, Any]:
-        """The flat content that completions are graded by: `content` with its includes resolved."""
+        """The flat content that completions are graded by: `content` with its includes resolved, and not where it came from."""
         found: dict[str, Any] = self.content if self.resolved is None else self.resolved
-        return found
+        return {name: value for name, value in found.items() if name != "origin"}
 
 
 class RubricAlias(Base):
