@@ -36,6 +36,9 @@ class CellOut(BaseModel):
     latency_ms: float
     tokens_in: int
     tokens_out: int
+    tokens_estimated: bool
+    calls: int | None
+    cost_usd: float | None
     audit: bool
 
     @classmethod
@@ -43,7 +46,7 @@ class CellOut(BaseModel):
         """From its row."""
         same = ("criterion", "status", "family", "reason", "score", "confidence", "confidence_source", "reasoning", "votes",
                 "vote_variance", "grader", "fingerprint", "cached", "attempts", "latency_ms", "tokens_in", "tokens_out",
-                "audit", "steps", "reply_format", "unasked")  # fmt: skip
+                "tokens_estimated", "calls", "cost_usd", "audit", "steps", "reply_format", "unasked")  # fmt: skip
         return cls(
             critique=row.critique_id,
             judge=row.judge_id,

@@ -29,10 +29,13 @@ from workers.graders.judge.client import Endpoint
 from workers.graders.judge.connections import judge_client
 from workers.graders.judge.terms import Room
 from workers.runs.answers import Answers
+from workers.runs.budget import Account
 from workers.runs.cell_work import Answer, BulkWork, PinnedJudge, Work
 from workers.runs.cells import CellWork
 from workers.runs.identity import process_identity
 from workers.runs.known import Ask, Known
+from workers.runs.ledger import Ledger
+from workers.runs.purses import Purse, Purses
 from workers.runs.shares import Address, Shares, Worker
 
 log = logging.getLogger(__name__)
@@ -65,6 +68,7 @@ class GradingEngine:
     _client: httpx.AsyncClient | None = None
     _shares: Shares | None = None
     _abilities: dict[tuple[str, str], Abilities] = field(default_factory=dict)
+    _purses: Purses | None = None
     _answers: Answers | None = None
     _held: dict[str, _Held] = field(default_factory=dict)
     _per_batch: float = 8.0
@@ -97,16 +101,16 @@ class GradingEngine:
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._awake = asyncio.Event()
-        self._shares = Shares(
-            self.work.database,
-            Worker(self.work.worker_id, process_identity(), self.work.lease_s),
-            Room(self.settings.grading.concurrency),
-        )
-        self._answers = Answers(self._bulk, self._stored)
+        worker = Worker(self.work.worker_id, process_identity(), self.work.lease_s)
+        self._shares = Shares(self.work.database, worker, Room(self.settings.grading.concurrency))
+        self._purses = Purses(self.work.database, worker, Ledger(self.work.worker_id))
+        self._answers = Answers(self._bulk, self._purses.ledger, self._stored)
         async with judge_client(self.settings.egress.allow) as client:
             self._client = client
             writer = asyncio.create_task(self._answers.run())
-            keepers = [asyncio.create_task(work) for work in (self._keep_leases(), self._shares.run())]
+            keepers = [
+                asyncio.create_task(work) for work in (self._keep_leases(), self._shares.run(), self._purses.run())
+            ]
             while not self._stopping:
                 self._awake.clear()
                 try:
@@ -125,11 +129,13 @@ class GradingEngine:
         """Store what was answered, and give the rest back."""
         assert self._answers is not None
         assert self._shares is not None
+        assert self._purses is not None
         self._answers.close()
         try:
             await asyncio.wait_for(writer, 5)
             await asyncio.to_thread(self.work.release)
             await self._shares.leave()
+            await self._purses.leave()
         except Exception as error:
             log.warning("giving cells back: %s", error)
 
@@ -188,8 +194,16 @@ class GradingEngine:
 
     async def _ask(self, ask: Ask, known: Known) -> None:
         assert self._answers is not None
-        put = self._answers.put
-        endpoint = self._endpoint(ask.judge)
+        assert self._purses is not None
+        put, price = self._answers.put, ask.judge.limits.price
+
+        def on_cell(cell: Cell) -> None:
+            if price is not None:
+                cell = cell.model_copy(update={"cost_usd": price.of(cell.tokens_in, cell.tokens_out)})
+            put(Answer(ask.work, ask.index, cell, known.key_of(ask, cell)))
+
+        account = Account(ask.work.owner_id, ask.judge.id, ask.work.project_id)
+        endpoint = self._endpoint(ask.judge, self._purses.purse(account, ask.judge.limits, ask.work.budget))
         if isinstance(endpoint, str):
             for c in ask.criteria:
                 cell = Cell(criterion=c.key, status="infra_error", reason=endpoint, grader="judge", audit=c.audit)
@@ -203,10 +217,10 @@ class GradingEngine:
             guidelines=ask.work.content.guidelines,
             prompt=ask.work.prompt,
             text=ask.work.texts[ask.index],
-            on_cell=lambda cell: put(Answer(ask.work, ask.index, cell, known.key_of(ask, cell))),
+            on_cell=on_cell,
         )
 
-    def _endpoint(self, judge: PinnedJudge) -> Endpoint | str:
+    def _endpoint(self, judge: PinnedJudge, purse: Purse) -> Endpoint | str:
         """Where this judge is asked, or the reason why it cannot be; its gate outlives it, so that limits hold across batches."""
         assert self._client is not None
         assert self._shares is not None
@@ -218,7 +232,7 @@ class GradingEngine:
             return str(error)
         key = self.vault.hash_key(api_key) if api_key else ""
         gate = self._shares.gate(Address(judge.config.endpoint.base_url, judge.config.endpoint.model, key))
-        return Endpoint(self._client, judge.config, judge.limits, api_key, gate, self._abilities_of(judge))
+        return Endpoint(self._client, judge.config, judge.limits, api_key, gate, self._abilities_of(judge), purse)
 
     def _abilities_of(self, judge: PinnedJudge) -> Abilities:
         """What is known of the endpoint's model, whoever asked it."""

@@ -20,10 +20,15 @@ from service.domain.grade import Cell
 from service.domain.job_state import JobFailure
 from service.domain.judge import JudgeConfig, JudgeLimits
 from service.domain.rubric import Criterion
+from workers.runs.budget import Account
 from workers.runs.cell_work import BulkWork
 from workers.runs.cells import CellWork, ClaimedBatch
 from workers.runs.held import model_folder
+from workers.runs.identity import process_identity
+from workers.runs.ledger import Ledger, as_rows
 from workers.runs.local_known import LocalKnown
+from workers.runs.local_purse import LocalPurse
+from workers.runs.shares import Worker
 
 if TYPE_CHECKING:
     from workers.graders.local.graders import LocalGraders
@@ -39,6 +44,7 @@ class LocalGradingEngine:
     work: CellWork
     settings: Settings
     store: Path
+    _ledger: Ledger = field(init=False)
     _graders: LocalGraders | None = None
     _held: ClaimedBatch | None = None
     _lost: threading.Event = field(default_factory=threading.Event)
@@ -46,6 +52,9 @@ class LocalGradingEngine:
     _stopping: threading.Event = field(default_factory=threading.Event)
     _awake: threading.Event = field(default_factory=threading.Event)
     _complained: str = ""
+
+    def __post_init__(self) -> None:
+        self._ledger = Ledger(self.work.worker_id)
 
     def start(self) -> None:
         """Begin."""
@@ -98,12 +107,18 @@ class LocalGradingEngine:
             cells = self._cells(batch, todo, judges) if todo else []
         except Exception as error:
             if self._lost.is_set() or self._stopping.is_set():
+                self.work.leave_budgets()
                 return
             # Out of memory, or a model that breaks: the same batch would break again.
             log.exception("batch %s of %s", batch.id, batch.owner_id)
             reason = f"the model failed: {_said(error)}"[:1000]
             cells = [(index, _failed(criterion, reason)) for index, criterion in todo]
-        self.work.answer(batch, [*known, *cells])
+        counts = self._ledger.take()
+        try:
+            self.work.answer(batch, [*known, *cells], as_rows(counts) if counts else None)
+        except BaseException:
+            self._ledger.put_back(counts)  # the calls were made, whoever answers the batch
+            raise
         cache.remember(cells, keys)
         self.work.finish(batch)
 
@@ -125,7 +140,8 @@ class LocalGradingEngine:
             for judge_id, (head, row) in judges.items()
         }
         graders, guidelines = self._models(), batch.content.guidelines
-        return graders.grade(LocalBatch(batch.prompt, batch.texts, todo, batch.models, pinned, guidelines))
+        purses = {judge_id: self._purse(batch, judge_id) for judge_id in judges}
+        return graders.grade(LocalBatch(batch.prompt, batch.texts, todo, batch.models, pinned, guidelines, purses))
 
     def _models(self) -> LocalGraders:
         from workers.graders.local.graders import LocalGraders
@@ -139,6 +155,11 @@ class LocalGradingEngine:
     def _weights(self, model_id: str) -> str:
         """What a judge's model is in the keys of its cells: its files, and how exactly it computes here."""
         return f"{self._files(model_id).hash}, {self._models().precision}"
+
+    def _purse(self, batch: ClaimedBatch, judge_id: str) -> LocalPurse:
+        worker = Worker(self.work.worker_id, process_identity(), self.work.lease_s)
+        account = Account(batch.owner_id, judge_id, batch.project_id)
+        return LocalPurse(self.work.database, worker, self._ledger, account, batch.budget, self._check)
 
     def _check(self) -> None:
         """Called at every token of a judge."""

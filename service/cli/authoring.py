@@ -32,7 +32,7 @@ judges = typer.Typer(help="Judges: LLMs that score.", no_args_is_help=True)
 RUBRIC = ("id", "name", "category", "latest_version", "aliases", "updated_at")
 VERSION = ("rubric", "version", "hash", "message", "author", "created_at")
 JUDGE = ("id", "name", "revision", "fingerprint", "endpoint.base_url", "endpoint.model", "model", "prompt.version", "votes", "confidence",
-         "batch", "structured_output", "concurrency", "has_api_key")  # fmt: skip
+         "batch", "structured_output", "concurrency", "price", "max_cost_usd", "spent", "has_api_key")  # fmt: skip
 KEY = ("id", "name", "prefix", "scopes", "expires_at", "revoked_at", "last_used_at")
 
 
@@ -234,6 +234,9 @@ def create_judge(
     system: Annotated[str | None, typer.Option(help="what the judge is told beside the rubric")] = None,
     prompt_version: Annotated[int | None, typer.Option(help="the version of the question's texts")] = None,
     examples: Annotated[Path | None, typer.Option(help="a JSON or YAML file with a list of graded examples")] = None,
+    price_in: Annotated[float | None, typer.Option(help="what a million tokens of questions cost, in USD")] = None,
+    price_out: Annotated[float | None, typer.Option(help="what a million tokens of answers cost, in USD")] = None,
+    max_cost_usd: Annotated[float | None, typer.Option(help="the most that it may cost in all, in USD")] = None,
     file: Annotated[Path | None, typer.Option(help="a JSON or YAML file with further fields, as in the API")] = None,
     cache: Annotated[bool, typer.Option(help="do not ask again for cells that are known")] = True,
     data_dir: DataDir = None,
@@ -248,7 +251,11 @@ def create_judge(
         place = {"endpoint": {"base_url": url, "model": model, **key}}
     prompt = {"system": system, "version": prompt_version}
     rate = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
+    if (price_in is None) != (price_out is None):
+        stop("give both --price-in and --price-out", USAGE)
     fields = {
+        "price": None if price_in is None else {"input_per_mtok": price_in, "output_per_mtok": price_out},
+        "max_cost_usd": max_cost_usd,
         "confidence": confidence,
         "batch": batch,
         "structured_output": structured_output,

@@ -31,7 +31,8 @@ gradings = typer.Typer(
     help="Gradings: texts, rows or stored completions graded by a rubric version, without a job.", no_args_is_help=True
 )
 
-GRADING = ("id", "status", "status_reason", "rubric", "source", "reuse_cells", "progress", "error", "summary")
+GRADING = ("id", "status", "status_reason", "rubric", "source", "reuse_cells", "progress", "limits", "spent", "error",
+           "summary")  # fmt: skip
 
 
 def _lines(path: Path) -> list[Any]:
@@ -86,6 +87,8 @@ def create(
     reuse_cells: Annotated[
         bool, typer.Option("--reuse-cells", help="aggregate stored cells anew, without a call")
     ] = False,
+    judge_calls: Annotated[int | None, typer.Option(help="the most calls of judges")] = None,
+    judge_cost_usd: Annotated[float | None, typer.Option(help="the most that its judges may cost, in USD")] = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="stay until it ends")] = False,
     data_dir: DataDir = None,
     as_json: Json = False,
@@ -94,6 +97,7 @@ def create(
     if file is not None:
         body = read_file(file)
     else:
+        limits = {"judge_calls": judge_calls, "judge_cost_usd": judge_cost_usd}
         given: dict[str, Any] = {
             "rubric": _rubrics(rubric, version) if rubric else None,
             "texts": _lines(texts) if texts else None,
@@ -103,6 +107,7 @@ def create(
             "grading": grading,
             "aggregation": {"weighting": weighting} if weighting else None,
             "reuse_cells": reuse_cells or None,
+            "limits": {name: value for name, value in limits.items() if value is not None},
         }
         body = {name: value for name, value in given.items() if value}
         if not body:

@@ -40,6 +40,8 @@ JOB = (
     "progress.step",
     "progress.steps",
     "attempt",
+    "limits",
+    "spent",
     "error",
     "result",
 )
@@ -151,7 +153,21 @@ def _wish(name: str, help_text: str) -> None:
 
 _wish("cancel", "Cancel a job, at once and for good.")
 _wish("pause", "Pause a job at a checkpoint.")
-_wish("resume", "Let a paused job go on.")
+
+
+@jobs.command("resume")
+def resume(
+    job_id: str,
+    judge_calls: Annotated[int | None, typer.Option(help="the most calls of judges, from the job's start")] = None,
+    judge_cost_usd: Annotated[float | None, typer.Option(help="the most that its judges may cost, in USD")] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Let a paused job go on, with other limits if you give them."""
+    given = {"judge_calls": judge_calls, "judge_cost_usd": judge_cost_usd}
+    limits = {name: value for name, value in given.items() if value is not None}
+    with client(data_dir) as api:
+        show(api.post(f"/v1/jobs/{job_id}/resume", {"limits": limits} if limits else None), as_json, JOB)
 
 
 @jobs.command("events")

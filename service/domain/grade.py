@@ -98,6 +98,12 @@ class Cell(Value):
     latency_ms: float = 0.0
     tokens_in: int = 0
     tokens_out: int = 0
+    calls: int = 0
+    """How often judges were asked for it; where cells share a question, in whole parts whose sum is the calls."""
+    cost_usd: float | None = None
+    """What its tokens cost; 0 for a cached cell, which keeps the tokens that were once paid for. Null without a price."""
+    tokens_estimated: bool = False
+    """The endpoint has not told the tokens of every call; those are estimated, rather high than low."""
     audit: bool = False
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from service.domain.dataset import DemonstrationRow, PreferenceRow, PromptRow, p
 from service.domain.job import DatasetId, Rubrics
 from service.domain.rubric import Aggregation, AuthoredContent, RubricId
 from service.domain.scoring import ScoringOptions
+from service.domain.spending import JudgeBudget
 
 GradingState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 GRADING_TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
@@ -75,6 +76,7 @@ class GradingSpec(Value):
     purpose: Literal["train", "evaluation", "comparison"] | None = None
     aggregation: Aggregation = Aggregation()
     reuse_cells: bool = False
+    limits: JudgeBudget = JudgeBudget()
 
     @property
     def source(self) -> str:
@@ -108,6 +110,8 @@ class GradingSpec(Value):
                 "'purpose' goes with a job, whose completions are of more than one purpose",
             )
         yield from of_training(self.aggregation, "a grading")
+        if self.reuse_cells and self.limits.bounded:
+            yield ("limits",), "invalid_option", "stored cells are aggregated without a call; leave 'limits' out"
         seen: set[str] = set()
         for position, completion in enumerate(self.completions or ()):
             if completion in seen:

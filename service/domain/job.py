@@ -24,6 +24,7 @@ from service.domain.pinned import ANY_CATEGORY
 from service.domain.policy_gradient import TrpoConfig
 from service.domain.preference import RewardModelConfig
 from service.domain.rubric import RubricRef
+from service.domain.spending import JudgeBudget
 
 ModelId = Annotated[str, StringConstraints(pattern=r"^mdl_[0-9a-z]+$")]
 DatasetId = Annotated[str, StringConstraints(pattern=r"^ds_[0-9a-z]+$")]
@@ -155,6 +156,7 @@ class JobSpec(Value):
     evaluation: EvaluationSpec | None = None
     checkpoints: CheckpointSpec = CheckpointSpec()
     resources: ResourceSpec = ResourceSpec()
+    limits: JudgeBudget = JudgeBudget()
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
     metadata: dict[Annotated[str, StringConstraints(max_length=64)], JsonValue] = {}
 
@@ -225,6 +227,8 @@ def _problems(spec: JobSpec) -> Any:
     if isinstance(spec.algorithm, RewardModelConfig) and spec.evaluation is not None:
         message = "a reward model samples nothing; it is measured on held-out pairs (algorithm.held_out)"
         yield ("evaluation",), "invalid_option", message
+    if spec.limits.bounded and spec.rubric is None and spec.evaluation is None:
+        yield ("limits",), "invalid_option", "without a rubric or an evaluation no judge is asked; leave 'limits' out"
     if spec.evaluation is not None and spec.evaluation.rubric is None and spec.rubric is None:
         yield ("evaluation", "rubric"), "missing", "evaluation needs a rubric"
 

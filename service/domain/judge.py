@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from service.domain.base import Value, content_hash, refuse
 from service.domain.conversation import Text
+from service.domain.spending import Price, Usd
 
 
 def _http_url(url: str) -> str:
@@ -210,7 +211,11 @@ class JudgeLimits(Value):
 
     Judges with the same address, model and key share one endpoint; the strictest of their limits counts there. `cache`: an ok
     cell is not asked for again, as long as everything that it depends on is the same; with a sampling temperature too, where the
-    votes of a cell stand for one draw.
+    votes of a cell stand for one draw. `price`: what a million tokens cost; cells and jobs show costs only then.
+
+    `max_cost_usd` bounds what the judge costs in all, since it was created, over all jobs, gradings and tries of its project; it
+    needs a price. The judge's `spent` says how much of it is used up. Cells beyond it have the status `budget`, and jobs pause;
+    a PATCH raises it, and null lifts it.
     """
 
     concurrency: Annotated[int, Field(ge=1, le=1024)] = 16
@@ -219,3 +224,12 @@ class JudgeLimits(Value):
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 4
     deadline_s: Annotated[float, Field(gt=0, le=86_400)] = 120.0
     cache: bool = True
+    price: Price | None = None
+    max_cost_usd: Usd | None = None
+
+    @model_validator(mode="after")
+    def _cost_needs_a_price(self) -> JudgeLimits:
+        if self.max_cost_usd is not None and self.price is None:
+            message = "a bound on the cost needs 'price': what a million tokens cost, {input_per_mtok, output_per_mtok} in USD"
+            refuse((("max_cost_usd",), "missing_price", message))
+        return self

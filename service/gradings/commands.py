@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.budgets import require_prices
 from service.db.queries import grading_items as item_queries
 from service.db.queries import gradings as queries
 from service.db.queries import jobs as job_queries
@@ -55,6 +56,8 @@ async def create_grading(session: AsyncSession, caller: Caller, spec: GradingSpe
             check_options(version.aggregation, [version.content.criteria], own_votes(judges))
         if given is not None:
             given.require_askable(judges)
+        await require_prices(session, spec.limits, resolved["judges"], resolved["local_judges"])
+        resolved["limits"] = spec.limits.model_dump()
     grading = queued(grading_id, project, source, resolved, reuse_cells=spec.reuse_cells)
     grading.cells = given.cells if given is not None else None
     session.add(grading)

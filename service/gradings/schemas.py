@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from service.completion import CompletionOut
 from service.db.tables import Grading
 from service.domain.pinned import PinnedRubrics
+from service.domain.spending import JudgeBudget, Spent
 
 
 class GradingError(BaseModel):
@@ -41,6 +42,8 @@ class GradingOut(BaseModel):
     source: dict[str, Any]
     aggregation: dict[str, Any]
     reuse_cells: bool
+    limits: JudgeBudget
+    spent: Spent
     progress: GradingProgress
     summary: dict[str, Any] | None
     created_at: datetime
@@ -61,6 +64,8 @@ class GradingOut(BaseModel):
             judges=resolved["judges"],
             models=resolved.get("models", {}),
             aggregation=resolved["aggregation"],
+            limits=JudgeBudget.model_validate(resolved.get("limits") or {}),
+            spent=Spent.model_validate(row.spent or {}),
             progress=GradingProgress(cells=row.cells, done=row.done, failed=row.failed),
             **{name: getattr(row, name) for name in same},
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.budgets import require_prices
 from service.db.queries import jobs as queries
 from service.db.queries import models as model_queries
 from service.db.tables import Job, Model
@@ -19,8 +20,10 @@ from service.domain.job import DataSpec, JobSpec, resolved
 from service.domain.job_state import TERMINAL, Event
 from service.domain.rejection import RejectionSamplingConfig
 from service.domain.rubric import RubricContent
+from service.domain.spending import JudgeBudget, Spent
 from service.errors import Conflict, Invalid, NotFound
 from service.jobs.aggregation import aggregations, check_options, refuse_training_options, with_aggregation
+from service.jobs.schemas import LimitsPatch
 from service.operation import Caller
 from service.pins import RubricPins, facts_of, pin_graders, pin_snapshot, require_askable, require_rubrics
 
@@ -69,6 +72,7 @@ async def submit_job(session: AsyncSession, caller: Caller, spec: JobSpec) -> Jo
     pinned["judge_votes"] = own_votes(judges)
     for name in trained:
         check_options(spec, options[name], rubrics.contents[name], pinned["judge_votes"])
+    await require_prices(session, spec.limits, pinned["judges"], pinned["local_judges"])
     pinned["data"] = {kind: snapshot.model_dump() for kind, snapshot in data.items()}
     values = {
         "id": new_id("job"),
@@ -128,6 +132,28 @@ async def load(session: AsyncSession, project_id: str, job_id: str) -> Job:
     return job
 
 
+async def change_limits(session: AsyncSession, job: Job, changes: LimitsPatch) -> Job:
+    """Other limits for a live job. 422 for one that is reached already: the job would pause again at once."""
+    if job.status in TERMINAL:
+        raise _ended(job)
+    given = {name: getattr(changes, name) for name in changes.model_fields_set}
+    limits = JudgeBudget.model_validate({**(job.spec.get("limits") or {}), **given})
+    spent = Spent.model_validate(job.spent or {})
+    for name, unit in (("judge_calls", "calls"), ("judge_cost_usd", "USD")):
+        limit, taken = getattr(limits, name), getattr(spent, name) or 0
+        if name in given and limit is not None and limit <= taken:
+            message = f"the job has taken {taken:g} {unit} already; give a higher limit, or null for none"
+            raise Invalid.at(f"/limits/{name}", "limit_reached", message)
+    await require_prices(session, limits, job.resolved["judges"], job.resolved.get("local_judges", {}))
+    if (await session.execute(queries.set_limits(job.id, limits.model_dump()))).first() is None:
+        raise _ended(await load(session, job.project_id, job.id))
+    return await load(session, job.project_id, job.id)
+
+
+def _ended(job: Job) -> Conflict:
+    return Conflict(f"the job is {job.status}, and that never changes", code="job_terminal")
+
+
 async def wish(session: AsyncSession, job: Job, event: Event, holds: frozenset[str]) -> Job:
     """Cancel, pause or resume: 200 where the wish already holds, one conditional statement where it does not.
 
@@ -139,7 +165,7 @@ async def wish(session: AsyncSession, job: Job, event: Event, holds: frozenset[s
         if moved is not None or job.status in holds:
             return job
         if job.status in TERMINAL:
-            raise Conflict(f"the job is {job.status}, and that never changes", code="job_terminal")
+            raise _ended(job)
         if job.status == "finalizing" and event == "pause":
             raise Conflict("the job is writing its last checkpoint and cannot pause any more", code="job_finalizing")
     raise Conflict(

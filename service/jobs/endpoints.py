@@ -17,7 +17,7 @@ from service.domain.job import JobSpec
 from service.domain.job_state import State
 from service.errors import Invalid
 from service.jobs import commands
-from service.jobs.schemas import EventOut, JobOut, LogOut, MetricsOut, PointOut, SeriesOut
+from service.jobs.schemas import EventOut, JobOut, LogOut, MetricsOut, PointOut, ResumeIn, SeriesOut
 from service.jobs.stream import stream_events
 from service.operation import needs, router
 
@@ -80,8 +80,12 @@ async def pause(job: JobDep, session: SessionDep) -> JobOut:
 
 
 @jobs.post("/v1/jobs/{job_id}/resume", openapi_extra=needs("jobs:write"))
-async def resume(job: JobDep, session: SessionDep) -> JobOut:
-    """Go on from the last checkpoint; while `pausing`, this withdraws the pause."""
+async def resume(job: JobDep, session: SessionDep, body: ResumeIn | None = None) -> JobOut:
+    """Go on from the last checkpoint; while `pausing`, this withdraws the pause. `limits` gives the job other ones, also where it
+    runs already.
+    """
+    if body is not None and body.limits.model_fields_set:
+        job = await commands.change_limits(session, job, body.limits)
     holds = frozenset({"queued", "starting", "running", "finalizing", "retry_wait"})
     return JobOut.of(await commands.wish(session, job, "resume", holds))
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from service.db.tables import Job, JobEvent
+from service.domain.base import Value
 from service.domain.pinned import ANY_CATEGORY, PinnedRubrics
+from service.domain.spending import JudgeBudget, Spent, Usd
 
 
 class JobError(BaseModel):
@@ -48,6 +50,9 @@ class JobOut(BaseModel):
     evaluation: dict[str, Any] | None
     checkpoints: dict[str, Any]
     resources: dict[str, Any]
+    limits: JudgeBudget
+    spent: Spent
+    """Over the whole life of the job, evaluations and work that was done again included; what `limits` bounds."""
     priority: int
     metadata: dict[str, Any]
     result: dict[str, Any] | None
@@ -84,6 +89,8 @@ class JobOut(BaseModel):
             judges=resolved["judges"],
             models=resolved.get("models", {}),
             evaluation=evaluation,
+            limits=JudgeBudget.model_validate(row.spec.get("limits") or {}),
+            spent=Spent.model_validate(row.spent or {}),
             priority=row.priority,
             metadata=row.metadata_,
             result=row.result,
@@ -102,6 +109,19 @@ def _rubric(pinned: PinnedRubrics | None, written: dict[str, Any] | None) -> dic
     if isinstance(written.get("id"), str):
         return pinned.show(ANY_CATEGORY)
     return pinned.shown_by_category()
+
+
+class LimitsPatch(Value):
+    """Other limits; absent fields stay, and null lifts one."""
+
+    judge_calls: Annotated[int, Field(ge=1, le=10**12)] | None = None
+    judge_cost_usd: Usd | None = None
+
+
+class ResumeIn(Value):
+    """What may change when a job goes on."""
+
+    limits: LimitsPatch = LimitsPatch()
 
 
 class EventOut(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request, Response
 from pydantic import ValidationError
@@ -21,11 +21,14 @@ from service.problems import validation_problem
 
 judges = router("judges")
 
-_LIFTED_BY_NULL = {"rate_limit"}
+T = TypeVar("T", JudgeConfig, JudgeLimits)
+
+_LIFTED_BY_NULL = {"rate_limit", "price", "max_cost_usd"}
 
 
 async def _find(session: SessionDep, caller: CallerDep, judge_id: str) -> tuple[Judge, JudgeRevision]:
-    found = (await session.execute(queries.heads(caller.project_id).where(Judge.id == judge_id))).first()
+    statement = queries.heads(caller.project_id).where(Judge.id == judge_id)
+    found = (await session.execute(statement.execution_options(populate_existing=True))).first()
     if found is None:
         raise NotFound(f"there is no judge '{judge_id}'")
     return found[0], found[1]
@@ -106,7 +109,7 @@ async def patch_judge(
     if body.name is not None:
         judge.name = body.name
     limits = {name: getattr(body, name) for name in JudgeLimits.model_fields if name in body.model_fields_set}
-    judge.limits = JudgeLimits.model_validate({**judge.limits, **limits}).model_dump(mode="json")
+    judge.limits = _checked(JudgeLimits, {**judge.limits, **limits}).model_dump(mode="json")
     config: dict[str, Any] = dict(current.config)
     await _stays_where_it_is(session, caller, body, config)
     if body.endpoint is not None:
@@ -118,7 +121,7 @@ async def patch_judge(
     if body.prompt is not None:
         config["prompt"] = {**config["prompt"], **body.prompt.model_dump(exclude_unset=True)}
     told = body.model_dump(mode="json", include=set(OF_REVISION) - {"prompt"})
-    fresh = _checked({**config, **{name: value for name, value in told.items() if value is not None}})
+    fresh = _checked(JudgeConfig, {**config, **{name: value for name, value in told.items() if value is not None}})
     judge.head_revision += 1
     if fresh != JudgeConfig.model_validate(current.config):
         judge.revision += 1
@@ -158,12 +161,12 @@ async def _require_model(session: SessionDep, caller: CallerDep, model_id: str) 
         raise Invalid.at("/model", "model_invalid", f"model '{model_id}' failed to register: {model.error}")
 
 
-def _checked(config: dict[str, Any]) -> JudgeConfig:
-    """The configuration, or 422 with the place in the body of what does not go together."""
+def _checked(kind: type[T], values: dict[str, Any]) -> T:
+    """The configuration or the limits, or 422 with the place in the body of what does not go together."""
     try:
-        return JudgeConfig.model_validate(config)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise validation_problem(list(error.errors()), config) from None
+        raise validation_problem(list(error.errors()), values) from None
 
 
 def _refuse_nulls(body: JudgePatch) -> None:

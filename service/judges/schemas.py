@@ -28,9 +28,10 @@ from service.domain.judge import (
     Url,
     Votes,
 )
+from service.domain.spending import Price, Spent, Usd
 
-OF_ENDPOINTS = ("rate_limit", "timeout_s", "max_attempts", "deadline_s")
-"""Limits that a registered model does not have: it is not called, and answers when its turn comes."""
+OF_ENDPOINTS = ("rate_limit", "timeout_s", "max_attempts", "deadline_s", "price", "max_cost_usd")
+"""Limits that a registered model does not have: it is not called, answers when its turn comes, and costs nothing."""
 
 OF_REVISION = ("sampling", "prompt", "examples", "votes", "confidence", "batch", "structured_output")
 """What decides verdicts, beside where the judge is."""
@@ -103,7 +104,7 @@ class EndpointPatch(Value):
 
 
 class JudgePatch(Value):
-    """Changes; absent fields stay, and a null `rate_limit` lifts it. What decides verdicts makes a new revision."""
+    """Changes; absent fields stay, and null lifts `rate_limit`, `price` and `max_cost_usd`. What decides verdicts makes a new revision."""
 
     name: Name | None = None
     endpoint: EndpointPatch | None = None
@@ -121,6 +122,8 @@ class JudgePatch(Value):
     max_attempts: Annotated[int, Field(ge=1, le=20)] | None = None
     deadline_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
     cache: bool | None = None
+    price: Price | None = None
+    max_cost_usd: Usd | None = None
 
 
 def refuse_limits(given: JudgeIn | JudgePatch) -> None:
@@ -180,6 +183,10 @@ class JudgeOut(BaseModel):
     max_attempts: int
     deadline_s: float
     cache: bool
+    price: Price | None = None
+    max_cost_usd: float | None = None
+    spent: Spent
+    """By all jobs, gradings and tries, since it was created; what `max_cost_usd` bounds."""
     etag: str
     created_at: datetime
     updated_at: datetime
@@ -194,6 +201,7 @@ class JudgeOut(BaseModel):
             revision=row.revision,
             fingerprint=revision.fingerprint,
             has_api_key=row.secret is not None,
+            spent=Spent.model_validate(row.spent or {}),
             etag=head_etag(row),
             created_at=row.created_at,
             updated_at=row.updated_at,

@@ -109,3 +109,28 @@ def test_so_is_a_criterion(api, criterion, fault):
     assert refused(lambda: api.post("/v1/rubrics/validate", {"content": content})) == [
         (f"/content/criteria/0/{place}", code)
     ]
+
+
+PRICE = {"input_per_mtok": 0.4, "output_per_mtok": 1.6}
+
+
+def test_prices_and_bounds_on_the_cost_stand_outside_of_revisions(api):
+    judge = create(api, price=PRICE, max_cost_usd=5)
+    assert (judge["price"], judge["max_cost_usd"]) == (PRICE, 5)
+    assert judge["spent"] == {
+        "judge_calls": 0, "judge_tokens_in": 0, "judge_tokens_out": 0, "judge_cost_usd": None, "estimated_calls": 0,
+    }  # fmt: skip
+    path = f"/v1/judges/{judge['id']}"
+    dearer = api.patch(path, {"price": {**PRICE, "output_per_mtok": 3}, "max_cost_usd": 7.5})
+    assert (dearer["revision"], dearer["fingerprint"]) == (1, judge["fingerprint"])
+    assert (dearer["price"]["output_per_mtok"], dearer["max_cost_usd"]) == (3, 7.5)
+    assert refused(lambda: api.patch(path, {"price": None})) == [("/max_cost_usd", "missing_price")]
+    assert api.get(path)["price"] == dearer["price"]
+    free = api.patch(path, {"price": None, "max_cost_usd": None})
+    assert (free["price"], free["max_cost_usd"], free["revision"]) == (None, None, 1)
+    assert refused(lambda: create(api, max_cost_usd=1)) == [("/max_cost_usd", "missing_price")]
+    assert refused(lambda: create(api, price={"input_per_mtok": -1, "output_per_mtok": 1})) == [
+        ("/price/input_per_mtok", "greater_than_equal")
+    ]
+    assert refused(lambda: create(api, price={"input_per_mtok": 1})) == [("/price/output_per_mtok", "missing")]
+    assert refused(lambda: create(api, price=PRICE, max_cost_usd=0)) == [("/max_cost_usd", "greater_than")]

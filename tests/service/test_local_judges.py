@@ -50,6 +50,7 @@ def test_a_registered_model_is_a_judge(api, model):
         ({"timeout_s": 5}, "/timeout_s", "belongs to judges with an endpoint"),
         ({"rate_limit": {"requests_per_minute": 5}}, "/rate_limit", "belongs to judges with an endpoint"),
         ({"max_attempts": 2}, "/max_attempts", "belongs to judges with an endpoint"),
+        ({"price": {"input_per_mtok": 1, "output_per_mtok": 1}}, "/price", "belongs to judges with an endpoint"),
         ({"structured_output": "on"}, "/structured_output", "plain text"),
         ({"sampling": {"top_p": 0.9}}, "/sampling/top_p", "takes no top_p"),
         ({"sampling": {"reasoning_effort": "low"}}, "/sampling/", "registered model"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import get_args
@@ -21,6 +22,7 @@ def rollout_metrics(groups: Sequence[CompletionGroup]) -> dict[str, float]:
     metrics = {name: mean(numbers) for name, numbers in values.items()}
     metrics["min_coverage"] = min(values["coverage"], default=0.0)
     metrics["judge_retries"] = float(judge_retries(groups))
+    metrics.update(judge_spending(groups))
     metrics["unasked_verdicts"] = float(sum(c.unasked for group in groups for row in group.cells for c in row.values()))
     signals = Counter(group.scored.signal for group in groups if group.scored is not None)
     share = 1 / len(groups) if groups else 0.0
@@ -69,3 +71,22 @@ def judge_retries(groups: Sequence[CompletionGroup]) -> int:
     """Attempts beyond the first of each vote."""
     cells = [cell for group in groups for row in group.cells for cell in row.values() if cell.grader == "judge"]
     return sum(max(0, cell.attempts - cell.votes) for cell in cells)
+
+
+def judge_spending(groups: Sequence[CompletionGroup]) -> dict[str, float]:
+    """What the judges' cells of this rollout took, its own and not that of the steps before; cached cells took nothing.
+
+    Series of judges that were asked (0 where all was cached); the cost only where a price is known. A step whose calls were made
+    before a crash has them still, because its cells have.
+    """
+    judged = [cell for group in groups for row in group.cells for cell in row.values() if cell.grader == "judge"]
+    asked = [cell for cell in judged if not cell.cached]
+    if not judged:
+        return {}
+    found = {
+        "judge_calls": float(sum(cell.calls for cell in asked)),
+        "judge_tokens_in": float(sum(cell.tokens_in for cell in asked)),
+        "judge_tokens_out": float(sum(cell.tokens_out for cell in asked)),
+    }
+    costs = [cell.cost_usd for cell in judged if cell.cost_usd is not None]
+    return {**found, "judge_cost_usd": math.fsum(costs)} if costs else found

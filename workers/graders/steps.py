@@ -102,10 +102,12 @@ def pooled(criterion: Criterion, steps: Sequence[StepText], cells: Sequence[Cell
             "vote_variance": _vote_variance(criterion, ok),
             "fingerprint": plain.fingerprint,
             "reply_format": plain.reply_format,
-            "attempts": cells[0].votes + sum(cell.attempts - cell.votes for cell in cells),
+            "attempts": max(0, cells[0].votes + sum(cell.attempts - cell.votes for cell in cells)),
             "latency_ms": max(cell.latency_ms for cell in cells),
             "tokens_in": sum(cell.tokens_in for cell in cells),
             "tokens_out": sum(cell.tokens_out for cell in cells),
+            "calls": sum(cell.calls for cell in cells),
+            "tokens_estimated": any(cell.tokens_estimated for cell in cells),
             "unasked": sum(cell.unasked for cell in cells),
             "steps": parts,
         }

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from workers.runs.cell_work import Answer, BulkWork, Work
+from workers.runs.ledger import Ledger, as_rows
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ class Answers:
     """One writer for all batches. `on_stored` hears of every batch how many of its cells stand now."""
 
     bulk: BulkWork
+    ledger: Ledger
     on_stored: Callable[[Work, int], None]
     _queue: asyncio.Queue[Answer | None] = field(default_factory=asyncio.Queue)
     _left: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -60,15 +62,18 @@ class Answers:
         for answer in part:
             came.setdefault((answer.work.id, answer.work.fence), []).append(answer)
         ended = [them[0].work for key, them in came.items() if self._left.get(key) == len(them)]
+        counts = self.ledger.take()  # among them what these answers took, so that neither is stored without the other
+        rows = as_rows(counts) if counts else None
         while True:
             try:
-                await asyncio.to_thread(self.bulk.store, part, ended)
+                await asyncio.to_thread(self.bulk.store, part, ended, rows)
                 break
             except (OperationalError, InterfaceError) as error:  # away: what was answered is not asked again
                 log.warning("answers wait: %s", str(error).splitlines()[0])
                 await asyncio.sleep(AGAIN_S)
             except Exception:  # ours to mend; the batches are claimed again when their leases have ended
                 log.exception("storing %d answers", len(part))
+                self.ledger.put_back(counts)
                 break
         for key, them in came.items():
             if key in self._left:

@@ -15,10 +15,12 @@ from sqlalchemy.orm import Session
 
 from service.db.queries import cell_work as queries
 from service.db.queries import cells as cell_queries
+from service.db.queries import spending as spending_queries
 from service.domain.grade import Cell
 from service.domain.judge import JudgeConfig, JudgeLimits
 from service.domain.pinned import pinned_version
 from service.domain.rubric import RubricContent
+from service.domain.spending import JudgeBudget
 from workers.runs.cells import CellWork, channel
 
 OWNERS = 64
@@ -41,7 +43,6 @@ class Owner:
     """A job or a grading: what it has pinned does not change."""
 
     resolved: Mapping[str, Any]
-    limits: Mapping[str, Any]
     contents: dict[str, RubricContent] = field(default_factory=dict)
 
     def content(self, name: str) -> RubricContent:
@@ -63,7 +64,7 @@ class Work:
     texts: list[str]
     content: RubricContent
     judges: dict[str, PinnedJudge]
-    limits: Mapping[str, Any]
+    budget: JudgeBudget
     todo: list[tuple[int, str]]
     fresh: bool
 
@@ -100,6 +101,11 @@ class BulkWork:
                 todo[batch_id].append((index, criterion))
             owners = self._known_owners(session, {row.job_id or row.grading_id for row in rows})
             judges = self._judges(session, owners.values())
+            # Read every time: a job's limits may be raised.
+            budgets = {
+                name: JudgeBudget.model_validate(limits or {})
+                for name, limits in session.execute(spending_queries.budgets(owners))
+            }
         found = []
         for row in rows:
             owner_id = row.job_id or row.grading_id
@@ -114,7 +120,7 @@ class BulkWork:
                     texts=row.payload["texts"],
                     content=owner.content(row.payload["rubric"]),
                     judges={name: judges[name, number] for name, number in owner.resolved["judges"].items()},
-                    limits=owner.limits,
+                    budget=budgets[owner_id],
                     todo=todo[row.id],
                     fresh=bool(row.payload.get("fresh")),
                 )
@@ -124,8 +130,8 @@ class BulkWork:
     def _known_owners(self, session: Session, ids: Collection[str]) -> dict[str, Owner]:
         missing = [owner_id for owner_id in ids if owner_id not in self._owners]
         for statement in (queries.jobs_resolved, queries.gradings_resolved) if missing else ():
-            for owner_id, resolved, limits in session.execute(statement(missing)):
-                self._owners[owner_id] = Owner(resolved, limits or {})
+            for owner_id, resolved in session.execute(statement(missing)):
+                self._owners[owner_id] = Owner(resolved)
         found = {owner_id: self._owners[owner_id] for owner_id in ids}
         for owner_id in ids:
             self._owners.move_to_end(owner_id)
@@ -167,8 +173,10 @@ class BulkWork:
             with self.cells.database.transaction() as session:
                 session.execute(queries.REMEMBER, {"cells": _json(rows)})
 
-    def store(self, answers: Sequence[Answer], ended: Collection[Work]) -> list[str]:
+    def store(self, answers: Sequence[Answer], ended: Collection[Work], counts: str | None = None) -> list[str]:
         """Store cells, put those with a key into the cache, and end batches that have all; the owners of these.
+
+        `counts`: what the ledger has counted, with the calls that these answers took.
 
         Answers of a batch that is no longer ours change nothing there, but are remembered: somebody is about to ask for them.
         """
@@ -188,6 +196,8 @@ class BulkWork:
                 cached.append({"project_id": answer.work.project_id, "key": answer.key.hex(), "cell": cell})
         with self.cells.database.transaction() as session:
             session.execute(queries.ANSWER, {"answers": _json(rows)})
+            if counts is not None:
+                session.execute(spending_queries.COUNTED, {"rows": counts})
             if cached:
                 session.execute(queries.REMEMBER, {"cells": _json(cached)})
             done: set[str] = set()

@@ -16,12 +16,14 @@ from sqlalchemy.orm import Session
 from service.db.engine import Database
 from service.db.queries import cells as queries
 from service.db.queries import jobs as job_queries
+from service.db.queries import spending as spending_queries
 from service.db.tables import CellRequest, Grading, Job, Judge, JudgeRevision, Model, Outbox
 from service.domain.grade import Cell
 from service.domain.ids import new_id
 from service.domain.pinned import pinned_version
 from service.domain.places import GRADING
 from service.domain.rubric import RubricContent
+from service.domain.spending import JudgeBudget
 from service.queue import Bell
 from service.queue import Outbox as OutboxSender
 from workers.runs.held import HeldJob
@@ -78,7 +80,9 @@ class CellDesk:
         def work(session: Session) -> None:
             self._held.fenced(session)
             batch_id = session.scalar(queries.ask(values))
-            if batch_id is None:
+            if batch_id is None:  # asked before, and answered or on its way
+                for statement in queries.ask_beyond_budget_again(self._held.job_id, key):
+                    session.execute(statement)
                 return
             rows = [
                 {"batch_id": batch_id, "completion_index": i, "criterion": c, "project_id": self._project_id}
@@ -159,6 +163,7 @@ class ClaimedBatch:
     models: dict[str, Any]
     todo: list[tuple[int, str]]
     fresh: bool
+    budget: JudgeBudget
 
 
 @dataclass(slots=True)
@@ -196,6 +201,7 @@ class CellWork(Leases):
                         models=owner.resolved.get("models", {}),
                         todo=todo,
                         fresh=bool(row.payload.get("fresh")),
+                        budget=_budget(owner),
                     )
                 )
             return claimed
@@ -210,8 +216,8 @@ class CellWork(Leases):
         with self.database.transaction() as session:
             return session.get_one(Judge, judge_id), session.get_one(JudgeRevision, (judge_id, revision))
 
-    def answer(self, batch: ClaimedBatch, answers: Sequence[tuple[int, Cell]]) -> None:
-        """Store cells, if the claim still holds and nobody has."""
+    def answer(self, batch: ClaimedBatch, answers: Sequence[tuple[int, Cell]], counts: str | None = None) -> None:
+        """Store cells, if the claim still holds and nobody has; what the ledger has counted; and give back what was set aside."""
         rows = [
             {"completion_index": index, "criterion": cell.criterion, "cell": cell.model_dump(mode="json")}
             for index, cell in answers
@@ -219,6 +225,15 @@ class CellWork(Leases):
         values = {"answers": json.dumps(rows, allow_nan=False), "batch_id": batch.id, "fence": batch.fence}
         with self.database.transaction() as session:
             session.execute(queries.ANSWER, values)
+            if counts is not None:
+                session.execute(spending_queries.COUNTED, {"rows": counts})
+            if batch.budget.bounded:
+                session.execute(spending_queries.leave(self.worker_id))
+
+    def leave_budgets(self) -> None:
+        """Give back the calls that were set aside."""
+        with self.database.transaction() as session:
+            session.execute(spending_queries.leave(self.worker_id))
 
     def finish(self, batch: ClaimedBatch) -> bool:
         """Done; whoever waits for it is woken."""
@@ -227,3 +242,12 @@ class CellWork(Leases):
         if done:
             self.bell.ring(channel(batch.owner_id))
         return done
+
+    def released(self, session: Session) -> None:
+        """The calls that were set aside."""
+        session.execute(spending_queries.leave(self.worker_id))
+
+
+def _budget(owner: Job | Grading) -> JudgeBudget:
+    limits = owner.spec.get("limits") if isinstance(owner, Job) else owner.resolved.get("limits")
+    return JudgeBudget.model_validate(limits or {})

@@ -99,4 +99,5 @@ class Known:
 def _as_cached(cell: Cell, criterion: Criterion, judge: PinnedJudge) -> Cell:
     """The cell as one of this owner's. What it once cost stands in it, and is not charged again."""
     who = {"audit": criterion.audit, "judge": judge.id, "revision": judge.revision}
-    return cell.model_copy(update={"cached": True, **who})
+    taken = {"calls": 0, "cost_usd": None if judge.limits.price is None else 0.0}
+    return cell.model_copy(update={"cached": True, **taken, **who})

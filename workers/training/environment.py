@@ -74,6 +74,7 @@ class Rollouts:
         sampled = time.monotonic()
         grading.finish()
         self.sampling_s, self.grading_wait_s = sampled - started, time.monotonic() - sampled
+        _stop_without_budget(list(groups.values()))
         for group in groups.values():
             pairs = zip(group.completions, group.cells, strict=True)
             group.steps = [self._steps(completion, cells) for completion, cells in pairs]
@@ -86,6 +87,17 @@ class Rollouts:
     def _completion(self, sample: Sample) -> Completion:
         text = decode(self.policy.tokenizer, sample.tokens, self.policy.eos_ids)
         return Completion(sample.tokens, sample.logprobs, sample.finish_reason, text)
+
+
+def _stop_without_budget(groups: Sequence[CompletionGroup]) -> None:
+    """Raise `Suspended` if a budget forbade a cell: what is left of a step without it is noise, and after the resume it is there.
+
+    The cells that were paid for stand, and the same samples are asked about again: only what is missing is asked anew.
+    """
+    forbidden = [cell for group in groups for row in group.cells for cell in row.values() if cell.status == "budget"]
+    if forbidden:
+        count = f"{len(forbidden)} cell{'s' * (len(forbidden) != 1)}"
+        raise Suspended(f"budget_exhausted: {count} of this step could not be asked for: {forbidden[0].reason}")
 
 
 @dataclass(slots=True)

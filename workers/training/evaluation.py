@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from service.domain.scoring import Past, ScoringOptions, mean
 from workers.advantages.group import score_step
-from workers.advantages.report import judge_retries
+from workers.advantages.report import judge_retries, judge_spending
 from workers.training.environment import Rollouts
 from workers.training.ports import Recorder
 from workers.types import CompletionGroup, Prompt
@@ -97,6 +97,7 @@ def summary(groups: Sequence[CompletionGroup]) -> dict[str, float]:
     metrics = {name: mean(numbers) for name, numbers in values.items()}
     metrics["min_coverage"] = min((c.coverage for g in groups if g.scored for c in g.scored.completions), default=0.0)
     metrics["judge_retries"] = float(judge_retries(groups))
+    metrics.update(judge_spending(groups))
     metrics["null_cells"] = float(nulls)
     metrics["null_rewards"] = float(unrewarded)
     metrics["completions"] = float(len(values["completion_length"]))

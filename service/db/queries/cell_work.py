@@ -21,14 +21,14 @@ def unanswered(batch_ids: Collection[str]) -> Select[str, int, str]:
     )
 
 
-def jobs_resolved(ids: Collection[str]) -> Select[str, Any, Any]:
-    """What these jobs have pinned, and their limits."""
-    return select(Job.id, Job.resolved, Job.spec["limits"]).where(Job.id.in_(ids))
+def jobs_resolved(ids: Collection[str]) -> Select[str, Any]:
+    """What these jobs have pinned."""
+    return select(Job.id, Job.resolved).where(Job.id.in_(ids))
 
 
-def gradings_resolved(ids: Collection[str]) -> Select[str, Any, Any]:
-    """What these gradings have pinned, and their limits."""
-    return select(Grading.id, Grading.resolved, Grading.resolved["limits"]).where(Grading.id.in_(ids))
+def gradings_resolved(ids: Collection[str]) -> Select[str, Any]:
+    """What these gradings have pinned."""
+    return select(Grading.id, Grading.resolved).where(Grading.id.in_(ids))
 
 
 def judges(ids: Collection[str]) -> Select[str, Any, Any]:

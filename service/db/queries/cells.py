@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Delete, Executable, Select, delete, func, literal, or_, select, text, update
+from sqlalchemy import ColumnElement, Delete, Executable, Select, delete, func, literal, null, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from service.db.queries import leases
@@ -66,6 +66,19 @@ def answered(owner_id: str, keys: Sequence[str]) -> Select[str, int, str, Any]:
 def forget(owner_id: str, keys: Sequence[str]) -> Delete:
     """Drop these batches with their cells."""
     return delete(CellBatch).where(_of(owner_id), CellBatch.key.in_(keys))
+
+
+def ask_beyond_budget_again(owner_id: str, key: str) -> list[Executable]:
+    """What the budget forbade in this batch is open again; the cells that are there stay."""
+    mine = select(CellBatch.id).where(_of(owner_id), CellBatch.key == key, CellBatch.status == "done")
+    forbidden = CellRequest.cell["status"].as_string() == "budget"
+    waits = select(literal(1)).where(CellRequest.batch_id == CellBatch.id, CellRequest.cell.is_(None))
+    return [
+        update(CellRequest).where(CellRequest.batch_id.in_(mine), forbidden).values(cell=null()),
+        update(CellBatch)
+        .where(_of(owner_id), CellBatch.key == key, CellBatch.status == "done", waits.exists())
+        .values(status="queued", finished_at=None, worker_id=None),
+    ]
 
 
 def claim(queue: str, worker_id: str, lease_s: float, limit: int) -> Executable:

@@ -27,6 +27,7 @@ from sqlalchemy import (
 
 from service.db.queries import leases
 from service.db.queries.jobs import now, seconds
+from service.db.queries.spent import with_spent
 from service.db.tables import CellBatch, Completion, Grading, GradingGroup, GradingItem, Outbox
 from service.domain.ids import new_id
 
@@ -39,7 +40,8 @@ TRY_LIMIT_S = 600
 
 def of_project(project_id: str) -> Select[Grading]:
     """The gradings of a project; a `try` is none."""
-    return select(Grading).where(Grading.project_id == project_id, Grading.purpose == "grading")
+    graded = and_(Grading.project_id == project_id, Grading.purpose == "grading")
+    return select(Grading).where(graded).options(with_spent(Grading.spent, Grading.id))
 
 
 def by_id(project_id: str, grading_id: str) -> Select[Grading]:

@@ -27,6 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from service.db.queries.spent import with_spent
 from service.db.tables import Attempt, Job, JobEvent, Outbox
 from service.domain.ids import new_id
 from service.domain.job_state import HELD, TERMINAL, TRANSITIONS, Event, State
@@ -307,9 +308,16 @@ def superseded(job_id: Any, fence: Any, step: Any) -> ColumnElement[bool]:
 
 def of_project(project_id: str) -> Select[Job]:
     """The jobs of a project."""
-    return select(Job).where(Job.project_id == project_id)
+    return select(Job).where(Job.project_id == project_id).options(with_spent(Job.spent, Job.id))
 
 
 def by_id(project_id: str, job_id: str) -> Select[Job]:
     """One job of a project."""
-    return select(Job).where(Job.project_id == project_id, Job.id == job_id)
+    return of_project(project_id).where(Job.id == job_id)
+
+
+def set_limits(job_id: str, limits: Mapping[str, Any]) -> Executable:
+    """Give a live job other limits; returns nothing if it has ended."""
+    spec = Job.spec.op("||")(_jsonb({"limits": dict(limits)}))
+    live = Job.status.not_in(TERMINAL)
+    return update(Job).where(Job.id == job_id, live).values(spec=spec, updated_at=now()).returning(Job.id)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 
 from sqlalchemy import Select, and_, select, tuple_
 
+from service.db.queries.spent import with_spent
 from service.db.tables import Judge, JudgeRevision
 
 
@@ -15,6 +16,7 @@ def heads(project_id: str) -> Select[Judge, JudgeRevision]:
         select(Judge, JudgeRevision)
         .join(JudgeRevision, and_(JudgeRevision.judge_id == Judge.id, JudgeRevision.revision == Judge.revision))
         .where(Judge.project_id == project_id)
+        .options(with_spent(Judge.spent, Judge.id))
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import ForeignKey
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, query_expression
 
 from service.db.tables.base import Base, Big, Created, Id, Json, Moment, ProjectId
 
@@ -38,6 +40,8 @@ class Grading(Base):
     started_at: Mapped[Moment | None]
     finished_at: Mapped[Moment | None]
     updated_at: Mapped[Created]
+    spent: Mapped[Any] = query_expression()
+    """What was taken of judges, where a query asks for it (`queries.spent`)."""
 
 
 class GradingItem(Base):

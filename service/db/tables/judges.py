@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import ForeignKey
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, query_expression
 
 from service.db.tables.base import Base, Big, Created, Double, Id, Json, Moment, ProjectId
 
@@ -22,6 +24,8 @@ class Judge(Base):
     secret: Mapped[bytes | None]
     created_at: Mapped[Created]
     updated_at: Mapped[Created]
+    spent: Mapped[Any] = query_expression()
+    """What was taken of judges, where a query asks for it (`queries.spent`)."""
 
 
 class JudgeRevision(Base):

@@ -95,6 +95,7 @@ def _after(first: Reply, second: Reply) -> Reply:
     second.latency_ms += first.latency_ms
     second.tokens_in += first.tokens_in
     second.tokens_out += first.tokens_out
+    second.tokens_estimated |= first.tokens_estimated
     return second
 
 

@@ -153,7 +153,8 @@ async def _grade_chunk(endpoint: Asker, chunk: Sequence[Criterion], votes: int, 
     asked = await asyncio.gather(*(_vote(endpoint, chunk, subject, number) for number in range(votes)))
     tokens_in = split(sum(vote.reply.tokens_in for vote in asked), len(chunk))
     tokens_out = split(sum(vote.reply.tokens_out for vote in asked), len(chunk))
-    retries = split(sum(vote.reply.attempts for vote in asked) - votes, len(chunk))
+    calls = sum(vote.reply.attempts for vote in asked)
+    shares, retries = split(calls, len(chunk)), split(calls - votes, len(chunk))
     reply_format: ReplyFormat = "json_schema" if all(v.reply_format == "json_schema" for v in asked) else "text"
     return [
         Cell(
@@ -167,6 +168,8 @@ async def _grade_chunk(endpoint: Asker, chunk: Sequence[Criterion], votes: int, 
             latency_ms=max(vote.reply.latency_ms for vote in asked),
             tokens_in=tokens_in[position],
             tokens_out=tokens_out[position],
+            calls=shares[position],
+            tokens_estimated=any(vote.reply.tokens_estimated for vote in asked),
             votes=votes,
             reply_format=reply_format,
             unasked=0 if position else sum(vote.reading.unasked for vote in asked),

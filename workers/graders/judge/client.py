@@ -13,10 +13,20 @@ from typing import Any
 import httpx
 
 from service.domain.grade import CellStatus
-from service.domain.judge import JudgeConfig, JudgeLimits
+from service.domain.judge import JudgeConfig, JudgeLimits, JudgeSampling
 from workers.graders.judge.abilities import Abilities
 from workers.graders.judge.gate import EndpointHeld, Gate, LeaseLapsed, Pass
 from workers.graders.judge.pace import most_late
+from workers.graders.judge.purse import (
+    FREE,
+    UNCOUNTED,
+    Permit,
+    Purse,
+    Tokens,
+    guess_tokens,
+    most_tokens,
+    question_bytes,
+)
 from workers.graders.judge.terms import Terms
 
 FINAL = (400, 401, 403, 404, 405, 413, 422)
@@ -36,9 +46,41 @@ class Reply:
     latency_ms: float = 0.0
     tokens_in: int = 0
     tokens_out: int = 0
+    tokens_estimated: bool = False
     http_status: int | None = None
     logprobs: Sequence[Mapping[str, Any]] | None = None
     """The entries of `logprobs.content`, if they were asked for and given."""
+
+
+UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+"""Failures before a byte of the request was written: nobody charges for these."""
+
+
+@dataclass(slots=True)
+class _Call:
+    """A question, and what the last attempt at it has taken."""
+
+    sampling: JudgeSampling
+    messages: Sequence[Mapping[str, str]]
+    options: Mapping[str, Any] | None
+    took: Tokens | None = None
+    """Null while nobody knows: an attempt that is given up is paid for too."""
+
+    def most(self) -> Tokens:
+        """What an attempt may take."""
+        return most_tokens(question_bytes(self.messages, self.options), len(self.messages), self.sampling)
+
+    def guess(self, said: str | None) -> Tokens:
+        """What an attempt has taken that was answered with this text (null: nobody waited for the end), if nobody says."""
+        return guess_tokens(question_bytes(self.messages, self.options), len(self.messages), self.sampling, said)
+
+    def settle(self, permit: Permit, reply: Reply) -> None:
+        """Pay for the attempt."""
+        took, self.took = self.took or self.guess(None), None
+        permit.spend(took)
+        reply.tokens_in += took.input
+        reply.tokens_out += took.output
+        reply.tokens_estimated |= took.estimated
 
 
 @dataclass(slots=True)
@@ -51,6 +93,7 @@ class Endpoint:
     api_key: str | None
     gate: Gate
     abilities: Abilities = field(default_factory=Abilities)
+    purse: Purse = UNCOUNTED
     terms: Terms = field(init=False)
     _jitter: random.Random = field(default_factory=random.Random)
 
@@ -61,7 +104,8 @@ class Endpoint:
         """Ask until there is an answer, a final failure, or no attempt or time left.
 
         `options` are further fields of the request, e.g. `response_format`. The deadline runs from the first attempt: waiting
-        for a slot is nobody's failure. A call that the endpoint told when to come again does not come before that.
+        for a slot is nobody's failure. A call that the endpoint told when to come again does not come before that. Every attempt
+        is set aside in the purse before it is made.
         """
         reply = Reply()
         assert self.config.endpoint is not None
@@ -69,8 +113,13 @@ class Endpoint:
             "model": self.config.endpoint.model, "messages": messages, **(options or {}), **self._sampling(),
         }  # fmt: skip
         tokens = sum(len(message["content"]) for message in messages) // 4 + (self.config.sampling.max_tokens or 0) // 4
+        call = _Call(self.config.sampling, messages, options)
         deadline: float | None = None
         while True:
+            permit = await self.purse.take(call.most)
+            if isinstance(permit, str):
+                return _without_budget(reply, permit)
+            made = False
             try:
                 async with self.gate.slot(
                     self.terms, tokens=tokens, again=reply.attempts > 0, patience_s=self._left(deadline)
@@ -78,16 +127,23 @@ class Endpoint:
                     deadline = deadline or slot.started + self.limits.deadline_s
                     if reply.attempts and self._left(deadline) < min(1.0, self.limits.timeout_s / 4):
                         return self._too_late(reply)
-                    reply.attempts += 1
-                    wait = await self._attempt(body, reply, slot, self._left(deadline))
+                    if not permit.valid:
+                        continue
+                    reply.attempts, made = reply.attempts + 1, True
+                    wait = await self._attempt(body, reply, slot, self._left(deadline), call)
                     reply.latency_ms += (time.monotonic() - slot.started) * 1000
             except LeaseLapsed:  # nothing was sent
-                reply.attempts -= 1
+                reply.attempts, made = reply.attempts - 1, False
                 continue
             except EndpointHeld as held:
                 if reply.status == "ok":
                     reply.status, reply.reason = "rate_limited", str(held)
                 wait = held.wait_s
+            finally:
+                if made:
+                    call.settle(permit, reply)
+                else:
+                    permit.put_back()
             if wait is None or reply.attempts >= self.limits.max_attempts:
                 return reply
             if wait >= self._left(deadline):
@@ -101,7 +157,7 @@ class Endpoint:
     def _left(self, deadline: float | None) -> float:
         return self.limits.deadline_s if deadline is None else max(0.0, deadline - time.monotonic())
 
-    async def _attempt(self, body: dict[str, Any], reply: Reply, slot: Pass, left: float) -> float | None:
+    async def _attempt(self, body: dict[str, Any], reply: Reply, slot: Pass, left: float, call: _Call) -> float | None:
         """One request. Fills `reply`; returns the seconds to wait before another attempt, or null if there is none."""
         assert self.config.endpoint is not None
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
@@ -111,13 +167,16 @@ class Endpoint:
                 answer = await self.client.post(
                     f"{self.config.endpoint.base_url}/chat/completions", json=body, headers=headers, timeout=limit_s
                 )
-        except (httpx.TimeoutException, TimeoutError):
+        except (httpx.TimeoutException, TimeoutError) as error:
+            call.took = FREE if isinstance(error, UNSENT) else None
             reply.status, reply.reason = "timeout", f"no answer within {limit_s:.3g} s"
             return self._backoff(reply.attempts)
         except httpx.HTTPError as error:
+            if isinstance(error, UNSENT):
+                call.took = FREE
             reply.status, reply.reason = "infra_error", f"{type(error).__name__}: {error}"
             return self._backoff(reply.attempts)
-        reply.http_status = answer.status_code
+        reply.http_status, call.took = answer.status_code, None if answer.status_code == 200 else FREE
         if answer.status_code == 429:
             told = _retry_after(answer)
             self.gate.limited(slot, told)
@@ -125,9 +184,9 @@ class Endpoint:
             return self._not_before(told) or self._backoff(reply.attempts)
         self.gate.answered()
         if answer.status_code == 200:
-            before = reply.tokens_in + reply.tokens_out
-            wait = self._read(answer, reply)
-            self.gate.used(slot, reply.tokens_in + reply.tokens_out - before)
+            wait = self._read(answer, reply, call)
+            call.took = call.took or call.guess(None)
+            self.gate.used(slot, call.took.input + call.took.output)
             return wait
         self.gate.used(slot, 0)
         said = answer.text[:300]
@@ -146,18 +205,21 @@ class Endpoint:
     def _sampling(self) -> dict[str, Any]:
         return self.config.sampling.model_dump(exclude_none=True)
 
-    def _read(self, answer: httpx.Response, reply: Reply) -> float | None:
-        """The text of a 200, or what its finish reason says instead. Subject failures are never asked again."""
+    def _read(self, answer: httpx.Response, reply: Reply, call: _Call) -> float | None:
+        """The text of a 200, or what its finish reason says instead. Subject failures are never asked again.
+
+        A 200 is paid for, whatever it holds.
+        """
         try:
             if len(answer.content) > MAX_REPLY_BYTES:
                 raise ValueError("the answer is too large")
             body = answer.json()
+            told = _usage(body)
+            call.took = told or call.guess(answer.text)
             choice = body["choices"][0]
             message = choice["message"]
             content = message.get("content")
-            usage = body.get("usage") or {}
-            reply.tokens_in += int(usage.get("prompt_tokens") or 0)
-            reply.tokens_out += int(usage.get("completion_tokens") or 0)
+            call.took = told or call.guess(content if isinstance(content, str) else None)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             reply.status = "infra_error"
             reply.reason = f"the endpoint's answer is not a chat completion: {type(error).__name__}: {error}"
@@ -180,6 +242,23 @@ class Endpoint:
         """0.5 s, 1 s, 2 s … up to 16 s, each times a random factor between a half and one."""
         longest = min(16.0, 0.5 * 2.0 ** (attempts - 1))
         return longest * self._jitter.uniform(0.5, 1.0)
+
+
+def _usage(body: Mapping[str, Any]) -> Tokens | None:
+    """What the endpoint says that the call has taken; null if it says nothing that can be counted."""
+    usage = body.get("usage")
+    if not isinstance(usage, dict):
+        return None
+    told, asked = usage.get("completion_tokens"), usage.get("prompt_tokens")
+    counted = all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**31 for n in (told, asked))
+    return Tokens(asked, told) if counted else None  # type: ignore[arg-type]
+
+
+def _without_budget(reply: Reply, why: str) -> Reply:
+    """No attempt, or no other one."""
+    before = f"; the attempt before: {reply.status}: {reply.reason}" if reply.attempts else ""
+    reply.status, reply.reason, reply.text = "budget", f"{why}{before}", None
+    return reply
 
 
 def _retry_after(answer: httpx.Response) -> float | None:

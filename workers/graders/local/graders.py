@@ -17,6 +17,7 @@ from service.domain.model import UNNORMALISED, Normalisation
 from service.domain.rubric import Criterion
 from workers.graders.here import grade_here
 from workers.graders.judge.cell import grade_completion
+from workers.graders.judge.purse import UNCOUNTED, Purse
 from workers.graders.local.judge import LocalJudge, load_judge, questions
 from workers.graders.local.reward import RewardScorer
 from workers.graders.local.shelf import Shelf
@@ -37,7 +38,10 @@ class PinnedJudge:
 
 @dataclass(frozen=True, slots=True)
 class LocalBatch:
-    """Completions of one prompt, and what each is graded on: (index of the text, criterion). `models` is what was pinned."""
+    """Completions of one prompt, and what each is graded on: (index of the text, criterion). `models` is what was pinned.
+
+    `purses`: who pays for the calls of each judge.
+    """
 
     prompt: Mapping[str, Any]
     texts: Sequence[str]
@@ -45,6 +49,7 @@ class LocalBatch:
     models: Mapping[str, Mapping[str, Any]]
     judges: Mapping[str, PinnedJudge] = field(default_factory=dict)
     guidelines: str = ""
+    purses: Mapping[str, Purse] = field(default_factory=dict)
 
 
 class LocalGraders:
@@ -108,7 +113,9 @@ class LocalGraders:
         for index, criterion in todo:
             asked.setdefault(index, []).append(criterion)
         count = sum(questions(criteria, judge.config, batch.texts[index]) for index, criteria in asked.items())
-        asker = LocalJudge(loaded, judge.config, judge.concurrency, count, self.check)
+        asker = LocalJudge(
+            loaded, judge.config, judge.concurrency, count, self.check, batch.purses.get(judge.id, UNCOUNTED)
+        )
         found: list[tuple[int, Cell]] = []
 
         async def one(index: int, criteria: list[Criterion]) -> None:

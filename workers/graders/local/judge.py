@@ -22,6 +22,7 @@ from service.domain.rubric import Criterion
 from workers.graders.judge.abilities import Abilities
 from workers.graders.judge.cell import chunks
 from workers.graders.judge.client import Reply
+from workers.graders.judge.purse import FREE, UNCOUNTED, Purse, Tokens, most_tokens
 from workers.graders.local.token_texts import entries
 from workers.graders.steps import CannotCut, cut
 from workers.policy.generation.sampler import Sample, SamplingOptions, sample_groups
@@ -105,6 +106,7 @@ class LocalJudge:
     rows: int
     expected: int
     check: Callable[[], None]
+    purse: Purse = UNCOUNTED
     abilities: Abilities = field(default_factory=lambda: Abilities(json_schema=False, logprobs=True, repeatable=True))
     _asked: int = 0
     _waiting: list[_Question] = field(default_factory=list)
@@ -112,16 +114,23 @@ class LocalJudge:
     async def ask(self, messages: list[dict[str, str]], options: Mapping[str, Any] | None = None) -> Reply:
         """One question and its answer."""
         loop = asyncio.get_running_loop()
+        permit = await self.purse.take(lambda: most_tokens(0, len(messages), self.config.sampling))
         self._asked += 1
+        if isinstance(permit, str):
+            self._answer_if_all(loop)
+            return Reply(status="budget", reason=permit)
         try:
             ids = encode_chat(self.loaded.tokenizer, [Message.model_validate(message) for message in messages])
         except TokenizationError as error:
+            permit.spend(FREE)
             self._answer_if_all(loop)
             return Reply(status="infra_error", reason=f"the judge's model: {error}", attempts=1)
         question = _Question(ids, bool((options or {}).get("logprobs")), loop.create_future())
         self._waiting.append(question)
         self._answer_if_all(loop)
-        return await question.reply
+        reply = await question.reply
+        permit.spend(Tokens(reply.tokens_in, reply.tokens_out))
+        return reply
 
     def _answer_if_all(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._asked >= self.expected:
