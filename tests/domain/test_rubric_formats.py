@@ -10,6 +10,7 @@ from service.domain.formats import rubrics
 from service.domain.formats.reading import Options
 from service.domain.formats.rows import Importer
 from service.domain.formats.source import FormatError, same
+from service.domain.grader import GRADER_CONFIGS
 from service.domain.includes import flatten
 from service.domain.rubric import AuthoredContent, RubricContent
 from service.domain.scoring import ScoredCell, ScoringOptions, mean, plain_reward, score_group
@@ -146,6 +147,24 @@ def test_a_weighted_sum_with_models_gives_the_formulas_value():
     assert any("divided by 2" in note.message for note in found.notes)
 
 
+@pytest.mark.skipif("python" not in GRADER_CONFIGS, reason="graders of type python are not there yet")
+def test_python_graders_keep_their_source_and_stand_alone():
+    code = {
+        "type": "python",
+        "name": "code",
+        "source": "def grade(sample, item):\n    return 1.0",
+        "image_tag": "2025-05-08",
+    }
+    content, found = imported(code, "openai_grader")
+    assert content["criteria"][0]["grader"]["source"] == code["source"]
+    assert found.notes[0].pointer == "/source"
+    assert same(rubrics.write(content, "openai_grader", {}), code)
+    document = multi("0.25 * code + 0.75 * right", {"code": code, "right": EQUAL})
+    content, _ = imported(document, "openai_grader")
+    assert {c["key"]: c["weight"] for c in content["criteria"]} == {"code": 0.25, "right": 0.75}
+    assert same(rubrics.write(content, "openai_grader", {}), document)
+
+
 @pytest.mark.parametrize(
     ("document", "format_name", "options", "place", "code"),
     [
@@ -196,6 +215,23 @@ def test_refusals_name_the_place(document, format_name, options, place, code):
 def test_yaml_that_is_no_json_is_refused(text, code):
     with pytest.raises(FormatError) as caught:
         rubrics.parse(text, "yaml")
+    assert caught.value.faults[0].code == code
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (b'{"criteria": [], "criteria": []}', "duplicate_field"),
+        (b"[" * 150 + b"]" * 150, "too_deep"),
+        (b"[" * 100_000, "json_invalid"),
+        (b"[1e999]", "not_json"),
+        (b'["\\ud800"]', "not_json"),
+        (b'["\\u0000"]', "nul_character"),
+    ],
+)
+def test_json_that_cannot_be_stored_is_refused(text, code):
+    with pytest.raises(FormatError) as caught:
+        rubrics.parse(text, "json")
     assert caught.value.faults[0].code == code
 
 

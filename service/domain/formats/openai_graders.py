@@ -17,6 +17,8 @@ from service.domain.grader import GRADER_CONFIGS, Metric
 
 MODELS = ("score_model", "label_model")
 VERIFIERS = ("string_check", "text_similarity", "python")
+ALONE = (*MODELS, "python")
+"""What no composite of ours takes: judges have critiques, and code runs in a sandbox."""
 
 
 def read(document: Any, options: Options) -> ReadRubric:
@@ -40,6 +42,13 @@ def read(document: Any, options: Options) -> ReadRubric:
 def _single(source: Source, options: Options, notes: list[Note]) -> dict[str, Any]:
     kind = source.text("type")
     name = {"title": source.text("name")} if source.has("name") else {"title": kind.replace("_", " ")}
+    if kind == "python":
+        notes.append(
+            Note(
+                source.at("source"),
+                "'item' is the prompt's row here: columns that ours do not have stand in item['metadata']",
+            )
+        )
     if kind in VERIFIERS:
         grader, negated = _verifier(source, kind)
         return {**name, "weight": 1, **({"polarity": "met_is_bad"} if negated else {}), "grader": grader}
@@ -137,7 +146,7 @@ def _multi(source: Source, options: Options, notes: list[Note]) -> list[dict[str
         fail(
             source.at("graders"), "cannot_nest", "a multi grader takes no other multi grader: one formula can hold both"
         )
-    if any(grader.row.get("type") in MODELS for grader in used.values()):
+    if any(grader.row.get("type") in ALONE for grader in used.values()):
         return _weighted(source, used, formula, options, notes)
     parts, negated = {}, []
     for name, grader in used.items():
@@ -201,8 +210,8 @@ def _weighted(
     place = source.at("calculate_output")
     if found is None or abs(found.constant) > 1e-12 or any(value <= 0 for value in found.coefficients.values()):
         message = (
-            "with models in it the formula must be a sum of graders times numbers above 0: a judge's score has a critique and "
-            "a confidence of its own, which any other formula would lose"
+            "with models or python in it the formula must be a sum of graders times numbers above 0: these are criteria of "
+            "their own here, a judge's score with its critique and confidence, code in its sandbox"
         )
         fail(place, "not_a_weighted_sum", message)
     whole = math.fsum(found.coefficients.values())

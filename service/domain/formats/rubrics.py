@@ -17,8 +17,11 @@ from service.domain.formats import openai_graders
 from service.domain.formats.items import read_points, read_weighted, write_points, write_weighted
 from service.domain.formats.reading import Options
 from service.domain.formats.rubric_base import Note, ReadRubric, item_of, key_of, origin_of
-from service.domain.formats.source import Source, fail
+from service.domain.formats.source import FormatError, Source, fail
 from service.domain.formats.yaml_text import read_yaml
+
+DEEPEST = 100
+"""How many lists and objects of a file may stand in each other, as in every body of a request."""
 
 FORMATS = ("healthbench", "rar", "openai_grader", "json", "yaml")
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -39,14 +42,40 @@ def parse(text: bytes, format_name: str) -> Any:
         again.encode()
     except (ValueError, TypeError, RecursionError) as error:
         fail("", "not_json", f"the file holds a value that JSON does not have: {error}")
+    if _deeper_than(document, DEEPEST):
+        fail("", "too_deep", f"the file nests lists and objects more than {DEEPEST} deep")
     if _NUL.search(again):
         fail("", "nul_character", "the file contains a NUL character (U+0000), which cannot be stored; remove it")
     return document
 
 
+def _deeper_than(document: Any, limit: int) -> bool:
+    level = [document]
+    for _ in range(limit + 1):
+        level = [inner for value in level for inner in _inside(value)]
+        if not level:
+            return False
+    return True
+
+
+def _inside(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twin = next(name for name in names if names.count(name) > 1)
+        fail("", "duplicate_field", f"the field '{twin}' stands twice in one object; which one is meant?")
+    return found
+
+
 def _read_json(text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_without_twins)
+    except FormatError:
+        raise
     except (ValueError, RecursionError) as error:
         lines = [line for line in text.splitlines() if line.strip()]
         if len(lines) > 1 and all(line.lstrip().startswith("{") for line in lines[:2]):
