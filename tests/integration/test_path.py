@@ -40,7 +40,10 @@ def test_sft_then_grape_then_evaluate(bench, judge, api, tmp_path):
     evaluated = bench.run(
         "evaluate", model=job["result"]["model"], rubric=rubric, rollout={"temperature": 1.0, "group_size": 2}
     )
+    scorecard = evaluated["result"].pop("scorecard")
     assert evaluated["result"] == {"model": None, "best_checkpoint": None, "last_checkpoint": None}
+    plain = bench.series(evaluated["id"], "evaluation.plain_reward")[0]
+    assert scorecard["overall"]["plain_reward"]["mean"] == pytest.approx(plain, abs=1e-12)
     assert 0 <= bench.series(evaluated["id"], "evaluation.plain_reward")[0] <= 1
     shown = list(api.pages(f"/v1/jobs/{evaluated['id']}/completions", purpose="evaluation", limit=100))
     assert len(shown) == 24
