@@ -19,7 +19,8 @@ Each has a check with the maths behind it; the real code passes, and the planted
 | 29 clip fraction over padding | `clip_fraction` | `test_analytic` |
 | 32 reward on the padding after the end, pads in returns | `returns` | `test_preference_losses::test_gae_golden` |
 
-Bugs of sampling, tokens and checkpoints: `test_planted_bugs_sampling.py`. Numbers 16, 17 and 27 are those of data and reward models.
+Bugs of sampling, tokens and resumes: `test_planted_bugs_sampling.py`; of the forward: `test_planted_bugs_forward.py`; of data,
+pairs and reward models (16, 17, 27): `test_planted_bugs_data.py`, `test_planted_bugs_pairs.py`.
 """
 
 import math

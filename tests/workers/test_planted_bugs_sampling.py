@@ -1,4 +1,4 @@
-"""Bugs that other trainers really had (reference/training.md §2d), planted into sampling, forwards, references and resumes.
+"""Bugs that other trainers really had (reference/training.md §2d), planted into sampling, references and resumes.
 
 Each has a check; the real code passes it, and with the bug planted (a wrong variant, or the one function patched) it fails.
 
@@ -8,16 +8,12 @@ Each has a check; the real code passes it, and with the bug planted (a wrong var
 | 9 temperature on values | `values_know_no_temperature` | `test_plain_algorithms::test_values_are_the_plain_forwards…` |
 | 10 cut sampling against a full softmax | `ratio_is_one`; the door | `test_stops::test_what_does_not_go_together…` |
 | 11 a sampler with old weights | `fresh_samples_are_of_the_new_weights` | `test_policy` |
-| 12 left padding without positions | `batched_is_alone` | `test_policy::test_shared_prompts_give_the_plain_forward…` |
 | 13 the mask made from token equality (pad is EOS) | `one_end_per_finished_row` | `test_policy` |
 | 14 one of several EOS ids | `every_end_ends` | `test_policy::test_every_eos_id_ends…` |
 | 15 the end is never trained | `the_end_moves` | `test_training::test_the_end_token_is_trained` |
 | 18 tokens through text | `tokens_are_what_was_sampled` | `test_policy` |
 | 19 dropout where log-probabilities are compared | `ratio_is_one` | `test_policy` |
 | 20 the reference of a continued adapter | `no_divergence_at_the_start` | `test_policy::test_an_adapter_that_was_trained…` |
-| 23 inf·0 on padding | `padding_may_say_anything` | – |
-| 25 labels shifted twice, chunks out of order | `batched_is_alone` | `test_policy` |
-| 26 gradient of a tied head counted twice | `gradient_is_the_plain_forwards` | `test_policy` |
 | 30 weights cast for a rollout | `a_rollout_changes_no_bit` | `test_policy::test_sampling_changes_no_weight…` |
 | 31 moments or buffered rollouts lost in a resume | `a_resume_is_no_news` | `test_resume` |
 """
@@ -30,10 +26,9 @@ from pydantic import ValidationError
 
 from service.domain.job import LoraSpec
 from tests.support.training import rollout, run_of, spec_of, weights
-from tests.workers.test_policy import PROMPTS, batch_of, plain_logprobs, sample
+from tests.workers.test_policy import batch_of, sample
 from tests.workers.test_resume import saver
 from workers.algorithms.on_policy import Surrogate, policy_loss
-from workers.losses.logprobs import token_logprobs
 from workers.policy import forward
 from workers.policy.loading import ModelFiles, load_policy
 from workers.training.checkpoint import read_trainer_state, restore
@@ -110,39 +105,6 @@ def test_11_a_sampler_with_old_weights(tiny_folder, load):
     fresh_samples_are_of_the_new_weights(policy, lambda: sample(policy))
     policy, stale = load(tiny_folder), load(tiny_folder)
     caught(fresh_samples_are_of_the_new_weights, policy, lambda: sample(stale))
-
-
-# --- 12, 25: the batched forward is that of each row alone ---
-
-
-def batched_is_alone(policy, logprobs):
-    batch = batch_of(sample(policy))
-    rows = [
-        plain_logprobs(policy.model, PROMPTS[p], tokens)
-        for p, tokens in zip(batch.prompt_of_B, batch.tokens_B_T, strict=True)
-    ]
-    with torch.no_grad():
-        assert torch.allclose(logprobs(batch), torch.cat(rows), atol=2e-5)
-
-
-@pytest.mark.parametrize("kind", ["tiny_folder", "gpt2_folder"])
-def test_12_padding_without_positions(request, load, monkeypatch, kind):
-    policy = load(request.getfixturevalue(kind))
-    batched_is_alone(policy, lambda batch: policy.logprobs(batch).logprobs)
-    monkeypatch.setattr(
-        forward, "positions", lambda mask: torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
-    )
-    caught(batched_is_alone, policy, lambda batch: policy.logprobs(batch).logprobs)
-
-
-def test_25_shifted_twice_or_out_of_order(tiny_folder, load, monkeypatch):
-    policy = load(tiny_folder)
-    real = forward.in_order
-    shifted = lambda chunks, read: torch.roll(real(chunks, read), 1)  # noqa: E731
-    unordered = lambda chunks, read: torch.cat([read(chunk) for chunk in chunks])  # noqa: E731
-    for wrong in (shifted, unordered):
-        monkeypatch.setattr(forward, "in_order", wrong)
-        caught(batched_is_alone, policy, lambda batch: policy.logprobs(batch).logprobs)
 
 
 # --- 13, 14, 15, 18: ends and tokens ---
@@ -258,77 +220,6 @@ def test_20_the_reference_of_a_continued_adapter(tiny_folder, load, tmp_path):
     no_divergence_at_the_start(second, second.reference_logprobs)
     bare = load(tiny_folder)
     caught(no_divergence_at_the_start, second, lambda batch: bare.logprobs(batch).logprobs)
-
-
-# --- 23, 26: padding and the gradient of the forward ---
-
-
-def spoil_padding(monkeypatch, policy):
-    """Logits of padded columns become NaN, as a kernel may leave them."""
-    inner = policy.model.forward
-
-    def spoilt(*args, **kwargs):
-        out = inner(*args, **kwargs)
-        mask = kwargs.get("attention_mask")
-        if mask is not None and not kwargs.get("logits_to_keep"):
-            pads = mask[:, -out.logits.shape[1] :] == 0
-            out.logits = out.logits.masked_fill(pads.unsqueeze(-1), float("nan"))
-        return out
-
-    monkeypatch.setattr(policy.model, "forward", spoilt)
-
-
-def padding_may_say_anything(policy, loss):
-    policy.model.zero_grad()
-    value = loss()
-    value.backward()
-    assert torch.isfinite(value)
-    assert all(torch.isfinite(p.grad).all() for p in policy.parameters())
-
-
-def test_23_masked_by_multiplication(tiny_folder, load, monkeypatch):
-    policy = load(tiny_folder)
-    batch = batch_of(sample(policy))
-    assert len({len(row) for row in batch.tokens_B_T}) > 1
-    spoil_padding(monkeypatch, policy)
-
-    def by_multiplication():
-        rows = [[*PROMPTS[p], *t] for p, t in zip(batch.prompt_of_B, batch.tokens_B_T, strict=True)]
-        ids, mask = forward.pad_right(rows, policy.pad_id, policy.device)
-        logits = policy.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        return (token_logprobs(logits[:, :-1], ids[:, 1:]) * mask[:, 1:]).sum()
-
-    def by_length():
-        return policy.logprobs(batch).logprobs.sum()
-
-    padding_may_say_anything(policy, by_length)
-    caught(padding_may_say_anything, policy, by_multiplication)
-
-
-def gradient_is_the_plain_forwards(policy, batch, logprobs):
-    policy.model.zero_grad()
-    logprobs(batch).sum().backward()
-    ours = [p.grad.clone() for p in policy.parameters()]
-    policy.model.zero_grad()
-    rows = zip(batch.prompt_of_B, batch.tokens_B_T, strict=True)
-    torch.cat([plain_logprobs(policy.model, PROMPTS[p], tokens) for p, tokens in rows]).sum().backward()
-    for mine, parameter in zip(ours, policy.parameters(), strict=True):
-        assert torch.allclose(mine, parameter.grad, atol=1e-4)
-
-
-def test_26_a_tied_head_counted_twice(gpt2_folder, load):
-    policy = load(gpt2_folder)
-    head = policy.model.get_output_embeddings().weight
-    assert head is policy.model.get_input_embeddings().weight
-    batch = batch_of(sample(policy))
-    gradient_is_the_plain_forwards(policy, batch, lambda b: policy.logprobs(b).logprobs)
-
-    def twice(b):
-        flat = policy.logprobs(b).logprobs
-        flat.sum().backward(retain_graph=True)  # once for the embedding, once more for the head
-        return flat
-
-    caught(gradient_is_the_plain_forwards, policy, batch, twice)
 
 
 # --- 30, 31 ---
