@@ -81,6 +81,8 @@ class GradingSettings(_Group):
     """Weights that a worker of queue `grading_local` keeps loaded; a larger model is loaded alone."""
     local_device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it runs them: the GPU if it sees one, or as told."""
+    sandboxes: int | None = Field(None, ge=1, le=256)
+    """Completions' code that runs at once; null: as many as there are processors."""
     try_timeout_s: float = Field(120, gt=0, le=540)
     cache_days: float = Field(30, gt=0)
 

@@ -1,4 +1,4 @@
-"""The grading worker's engine: claims batches, asks judges with many questions in flight, stores answers as they come.
+"""The grading worker's engine: claims batches, asks judges with many questions in flight, runs code, stores answers as they come.
 
 One event loop in one thread. The database work is synchronous and runs beside it, many batches in one transaction. What a judge
 does is a cell; what our own code or the database does wrong ends the claim, and the batch is taken up again by whoever claims it
@@ -23,6 +23,7 @@ from service.domain.grade import Cell
 from service.domain.grader import JudgeGrader
 from service.domain.rubric import Criterion
 from service.security import Vault
+from workers.code_cells import CodeAsk, CodeCells, code_asks
 from workers.graders.judge.abilities import Abilities, ReplyFormat
 from workers.graders.judge.cell import grade_completion
 from workers.graders.judge.client import Endpoint
@@ -70,6 +71,7 @@ class GradingEngine:
     _abilities: dict[tuple[str, str], Abilities] = field(default_factory=dict)
     _purses: Purses | None = None
     _answers: Answers | None = None
+    _code: CodeCells | None = None
     _held: dict[str, _Held] = field(default_factory=dict)
     _per_batch: float = 8.0
 
@@ -105,6 +107,7 @@ class GradingEngine:
         self._shares = Shares(self.work.database, worker, Room(self.settings.grading.concurrency))
         self._purses = Purses(self.work.database, worker, Ledger(self.work.worker_id))
         self._answers = Answers(self._bulk, self._purses.ledger, self._stored)
+        self._code = CodeCells(self._bulk, self._answers.put, self.settings.grading.sandboxes)
         async with judge_client(self.settings.egress.allow) as client:
             self._client = client
             writer = asyncio.create_task(self._answers.run())
@@ -120,6 +123,7 @@ class GradingEngine:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._awake.wait(), self.settings.jobs.poll_s)
             tasks = [*keepers, *(held.task for held in self._held.values() if held.task is not None)]
+            self._code.close()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -155,36 +159,41 @@ class GradingEngine:
                 return
 
     async def _begin(self, works: list[Work]) -> None:
-        """Answer what is known, and start to ask for the rest."""
+        """Answer what is known, and start to ask for the rest, and to run it."""
         assert self._answers is not None
+        assert self._code is not None
         asks: list[Ask] = []
+        codes: list[CodeAsk] = []
         for work in works:
             self._held[work.id] = _Held(work, len(work.todo))
             self._answers.expect(work)
             asks += _asks(work)
+            codes += code_asks(work)
         known = Known(self._bulk, self._formats)
         try:
             answers, left = await known.part(asks)
+            known_code, left_code = await self._code.part(codes) if codes else ([], [])
         except Exception:  # claimed again, by whoever, when the leases have ended
             for work in works:
                 self._drop(work)
             raise
-        for answer in answers:
+        for answer in [*answers, *known_code]:
             self._answers.put(answer)
-        rest: dict[str, list[Ask]] = {work.id: [] for work in works}
-        for ask in left:
+        rest: dict[str, list[Ask | CodeAsk]] = {work.id: [] for work in works}
+        for ask in [*left, *left_code]:
             rest[ask.work.id].append(ask)
         for work in works:
             held = self._held.get(work.id)
             if held is not None and held.work is work and rest[work.id]:
                 held.task = asyncio.create_task(self._grade(work, rest[work.id], known))
 
-    async def _grade(self, work: Work, asks: list[Ask], known: Known) -> None:
+    async def _grade(self, work: Work, asks: list[Ask | CodeAsk], known: Known) -> None:
         """Ask for what is left of a batch; answers go to the writer as they come."""
+        assert self._code is not None
         try:
             async with asyncio.TaskGroup() as group:
                 for ask in asks:
-                    group.create_task(self._ask(ask, known))
+                    group.create_task(self._code.run(ask) if isinstance(ask, CodeAsk) else self._ask(ask, known))
         except asyncio.CancelledError:
             self._drop(work)
             raise
@@ -288,11 +297,12 @@ class GradingEngine:
 
 
 def _asks(work: Work) -> list[Ask]:
-    """What is asked for a batch: for each completion and judge the criteria that have no cell."""
+    """What judges are asked for a batch: for each completion and judge the criteria that have no cell."""
     criteria = {criterion.key: criterion for criterion in criteria_of(work.content, work.prompt)}
     together: dict[tuple[int, str], list[Criterion]] = {}
     for index, key in work.todo:
         grader = criteria[key].grader
-        assert isinstance(grader, JudgeGrader)
+        if not isinstance(grader, JudgeGrader):
+            continue
         together.setdefault((index, grader.judge), []).append(criteria[key])
     return [Ask(work, index, work.judges[judge], asked) for (index, judge), asked in together.items()]

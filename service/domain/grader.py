@@ -1,4 +1,4 @@
-"""What can grade a completion on one criterion: verifiers, reward models, composites of these, and judges, each with its fields."""
+"""What can grade a completion on one criterion: verifiers, code in a sandbox, reward models, composites, judges; with its fields."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, StringCo
 from pydantic_core import PydanticCustomError
 
 from service.domain.base import Value, refuse
+from service.domain.code import GraderSource, TestsSource, is_template
 from service.domain.conversation import Text
 from service.domain.formula import FUNCTIONS, MAX_LENGTH, FormulaError, parse_formula
 from service.domain.judge import Confidence, ModelId, Votes
@@ -109,7 +110,42 @@ class RewardModelGrader(Value):
     model: ModelId
 
 
+def _language(language: Any) -> Any:
+    if isinstance(language, str) and language != "python":
+        message = "tests in '{language}' are not offered; 'python' is"
+        raise PydanticCustomError("unsupported_language", message, {"language": language})
+    return language
+
+
+TimeoutS = Annotated[float, Field(gt=0, le=120)]
+MemoryMb = Annotated[int, Field(ge=32, le=2048)]
+
+
+class UnitTestsGrader(Value):
+    """The share of an author's tests that the completion's code passes, in a sandbox.
+
+    `tests`: asserts or `test_*` functions, or one placeholder such as `{{ prompt.metadata.tests }}` for those of the prompt's row.
+    """
+
+    type: Literal["unit_tests"]
+    language: Annotated[Literal["python"], BeforeValidator(_language)] = "python"
+    tests: TestsSource
+    timeout_s: TimeoutS = 10.0
+    memory_mb: MemoryMb = 512
+
+
+class PythonGrader(Value):
+    """An author's `grade(sample, item)`, in a sandbox: a number in [0, 1] for `sample` {output_text, output_json}, `item` the row."""
+
+    type: Literal["python"]
+    source: GraderSource
+    timeout_s: TimeoutS = 10.0
+    memory_mb: MemoryMb = 512
+
+
 _STANDS_ALONE = {
+    "unit_tests": "code runs in a sandbox, apart from the other parts: make it a criterion of its own",
+    "python": "code runs in a sandbox, apart from the other parts: make it a criterion of its own, or put the formula into it",
     "judge": "a judge's score has a critique and a confidence of its own, which a formula would lose: "
     "make it a criterion of its own",
     "composite": "a composite takes no other composite: one formula can hold both",
@@ -191,6 +227,8 @@ Grader = Annotated[
     | NumericGrader
     | JsonSchemaGrader
     | SimilarityGrader
+    | UnitTestsGrader
+    | PythonGrader
     | RewardModelGrader
     | CompositeGrader
     | JudgeGrader,
@@ -204,6 +242,8 @@ GRADER_CONFIGS: dict[str, type[Value]] = {
     "numeric": NumericGrader,
     "json_schema": JsonSchemaGrader,
     "similarity": SimilarityGrader,
+    "unit_tests": UnitTestsGrader,
+    "python": PythonGrader,
     "reward_model": RewardModelGrader,
     "composite": CompositeGrader,
     "judge": JudgeGrader,
@@ -226,6 +266,8 @@ def templates_of(grader: Any) -> list[str]:
             found.append(part.reference)
         if isinstance(part, ContainsGrader):
             found.extend(part.values)
+        if isinstance(part, UnitTestsGrader) and is_template(part.tests):
+            found.append(part.tests)
     return found
 
 
@@ -242,4 +284,9 @@ def gives_number(grader: Any) -> bool:
     fields = grader if isinstance(grader, dict) else getattr(grader, "__dict__", {})
     if fields.get("type") == "similarity":
         return fields.get("threshold") is None
-    return fields.get("type") in ("composite", "reward_model")
+    return fields.get("type") in ("composite", "reward_model", "unit_tests", "python")
+
+
+def runs_code(grader: Any) -> bool:
+    """Whether a grader runs code that nobody vouches for, which is done in a sandbox and nowhere else."""
+    return isinstance(grader, UnitTestsGrader | PythonGrader)

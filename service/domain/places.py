@@ -3,7 +3,8 @@
 - *here*, with whoever has the text: verifiers, and composites of verifiers;
 - reward models, and composites that use them, also here where somebody has loaded them (a training child has), else on the
   queue of local models;
-- judges behind an address on the queue of grading workers, judges that are registered models on the queue of local models.
+- code in a sandbox, and judges behind an address, on the queue of grading workers; judges that are registered models on the
+  queue of local models.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from service.domain.grader import JudgeGrader, reward_models_of
+from service.domain.grader import JudgeGrader, reward_models_of, runs_code
 from service.domain.rubric import Criterion
 
 GRADING = "grading"
@@ -33,6 +34,8 @@ def places(criteria: Sequence[Criterion], *, local_judges: Collection[str], mode
         if isinstance(criterion.grader, JudgeGrader):
             queue = GRADING_LOCAL if criterion.grader.judge in local_judges else GRADING
             found.asked.setdefault(queue, []).append(criterion)
+        elif runs_code(criterion.grader):
+            found.asked.setdefault(GRADING, []).append(criterion)
         elif models_here or not reward_models_of(criterion.grader):
             found.here.append(criterion)
         else:

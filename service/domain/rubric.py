@@ -200,6 +200,8 @@ class Criterion(Value):
     def _gates_and_steps(self) -> Criterion:
         if self.gate is not None and self.audit:
             refuse((("gate",), "invalid_gate", "an audit criterion stands outside the reward, so it cannot gate it"))
+        if self.scope == "step" and self.grader.type == "unit_tests":
+            refuse((("scope",), "invalid_option", "tests run on the code of a whole completion; leave the scope out"))
         if self.scope != "step":
             for name in ("step_separator", "step_pooling"):
                 if name in self.model_fields_set and getattr(self, name) != type(self).model_fields[name].default:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from service.domain.grader import JudgeGrader
+from service.domain.grader import JudgeGrader, runs_code
 from service.domain.summary import Summary
 from workers.gradings.expand import expand
 from workers.gradings.groups import GroupWork, prepare
@@ -47,8 +47,11 @@ class Grader:
 
     @property
     def _per_text(self) -> int:
-        """About how many cells judges are asked for a text."""
-        judged = [sum(isinstance(c.grader, JudgeGrader) for c in by.content.criteria) for by in self.rubrics.all_pinned]
+        """About how many cells grading workers are asked for a text."""
+        judged = [
+            sum(isinstance(c.grader, JudgeGrader) or runs_code(c.grader) for c in by.content.criteria)
+            for by in self.rubrics.all_pinned
+        ]
         return max(1, *judged)
 
     def run(self) -> None:

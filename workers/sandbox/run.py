@@ -13,13 +13,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 ROOT = Path(__file__).parents[2]
 GRACE_S = 15.0
 """What a launcher may take beside the run itself, before it counts as broken."""
+END_S = 5.0
 _START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from workers.sandbox.inside.launcher import main; main(sys.argv[1:])"
 
 Backend = Literal["built-in", "bubblewrap"]
@@ -52,8 +53,14 @@ class Sandbox:
 
     backend: Backend = "built-in"
     bubblewrap: str | None = None
+    _running: set[subprocess.Popen[bytes]] = field(default_factory=set, compare=False, repr=False)
 
-    def run_tests(self, code: str, tests: str, limits: Limits = Limits()) -> Ran:  # noqa: B008
+    def kill(self) -> None:
+        """End every run that is under way, each with a `SandboxFault`."""
+        for launcher in list(self._running):
+            launcher.terminate()
+
+    def run_tests(self, code: str, tests: str, limits: Limits = Limits()) -> Ran:
         """Run an author's tests on a completion's code, each in a process of its own. Raises `SandboxFault`."""
         request = {"solution": {"code": code}, "tests": {"tests": tests}}
         said = self._launch("tests", "tests", request, limits)
@@ -69,7 +76,7 @@ class Sandbox:
             return Ran(1.0)
         return Ran(passed / total, f"{passed} of {total} passed; " + "; ".join(record["failures"]))
 
-    def run_grader(self, source: str, sample: Mapping[str, Any], item: Any, limits: Limits = Limits()) -> float | str:  # noqa: B008
+    def run_grader(self, source: str, sample: Mapping[str, Any], item: Any, limits: Limits = Limits()) -> float | str:
         """What an author's `grade(sample, item)` gives: a number in [0, 1], or why it is none. Raises `SandboxFault`."""
         request = {"program": {"source": source, "sample": sample, "item": item}}
         said = self._launch("program", "program", request, limits)
@@ -101,7 +108,17 @@ class Sandbox:
         return said
 
     def _converse(self, kind: str, limits: Limits, data: bytes) -> dict[str, Any]:
-        words = [sys.executable, "-I", "-S", "-c", _START, str(ROOT), kind, str(limits.memory_mb), str(limits.timeout_s)]
+        words = [
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            _START,
+            str(ROOT),
+            kind,
+            str(limits.memory_mb),
+            str(limits.timeout_s),
+        ]
         launcher = subprocess.Popen(
             [*words, *(self._bubblewrap_command() if self.bubblewrap else [])],
             stdin=subprocess.PIPE,
@@ -114,15 +131,15 @@ class Sandbox:
         with launcher:
             assert launcher.stdin is not None
             assert launcher.stdout is not None
+            self._running.add(launcher)
             try:
                 with contextlib.suppress(BrokenPipeError):
                     launcher.stdin.write(data)
                     launcher.stdin.flush()
                 line = _read_line(launcher.stdout.fileno(), limits.timeout_s + GRACE_S)
             finally:
-                launcher.kill()  # after its line it is about to end; its children end with it
-                with contextlib.suppress(BrokenPipeError):
-                    launcher.stdin.close()
+                self._running.discard(launcher)
+                _end(launcher)
         try:
             said = json.loads(line)
         except ValueError:
@@ -134,7 +151,15 @@ class Sandbox:
         from workers.sandbox.inside.kernel import DEVICES, hidden, libraries
 
         assert self.bubblewrap is not None
-        words = [self.bubblewrap, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
+        words = [
+            self.bubblewrap,
+            "--unshare-all",
+            "--die-with-parent",
+            "--new-session",
+            "--cap-drop",
+            "ALL",
+            "--clearenv",
+        ]
         for path in libraries():
             words += ["--symlink", os.readlink(path), path] if os.path.islink(path) else ["--ro-bind", path, path]
         for folder in [folder for path in libraries() for folder in hidden(path)]:
@@ -148,6 +173,17 @@ class Sandbox:
         words += ["--ro-bind", str(ROOT / "workers" / "sandbox"), "/grape/workers/sandbox"]
         words += ["--size", str(DISK_MB << 20), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp"]  # noqa: S108
         return words
+
+
+def _end(launcher: subprocess.Popen[bytes]) -> None:
+    """After its line it is about to end; else it is told to, and kills what it has started first."""
+    launcher.terminate()
+    try:
+        launcher.wait(END_S)
+    except subprocess.TimeoutExpired:
+        launcher.kill()
+    with contextlib.suppress(BrokenPipeError):
+        launcher.stdin.close()  # type: ignore[union-attr]
 
 
 def _read_line(fd: int, seconds: float) -> bytes:

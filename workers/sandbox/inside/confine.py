@@ -14,6 +14,7 @@ INODES = 4096
 OPEN_FILES = 64
 THREADS = 32
 _SET_SECCOMP, _FILTER = 22, 2
+_ARENA_MAX = -8
 
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 # Both columns are in the order of _ARCHITECTURES; -1: the machine has no such call.
@@ -34,7 +35,7 @@ _FORBIDDEN = {
     "acct": (163, 89), "quotactl": (179, 60), "settimeofday": (164, 170), "clock_settime": (227, 112),
     "modify_ldt": (154, -1), "iopl": (172, -1), "ioperm": (173, -1),
 }  # fmt: skip
-_CLONE, _CLONE3 = (56, 220), 435
+_CLONE, _CLONE3, _PRCTL, _PDEATHSIG = (56, 220), 435, (157, 167), 1
 _CLONE_THREAD = 0x10000
 _X32 = 0x40000000
 _LOAD, _EQUAL, _AT_LEAST, _BITS, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -50,6 +51,9 @@ def _program() -> list[tuple[int, int, int, int]]:
         (_LOAD, 0, 0, 0), (_AT_LEAST, 0, 1, _X32), (_RETURN, 0, 0, _ERRNO | _EPERM),
         (_EQUAL, 0, 1, _CLONE3), (_RETURN, 0, 0, _ERRNO | _ENOSYS),  # its flags are out of reach; libc falls back on clone
         (_EQUAL, 0, 4, _CLONE[column]), (_LOAD, 0, 0, 16), (_BITS, 1, 0, _CLONE_THREAD),
+        (_RETURN, 0, 0, _ERRNO | _EPERM), (_RETURN, 0, 0, _ALLOW),
+        # A process that outlives its launcher would outlive every limit.
+        (_EQUAL, 0, 4, _PRCTL[column]), (_LOAD, 0, 0, 16), (_EQUAL, 0, 1, _PDEATHSIG),
         (_RETURN, 0, 0, _ERRNO | _EPERM), (_RETURN, 0, 0, _ALLOW),
     ]  # fmt: skip
     for numbers in _FORBIDDEN.values():
@@ -104,6 +108,8 @@ def landlock() -> int:
 def confine(memory_mb: int, seconds: float) -> dict[str, object]:
     """Give up what is left; what the kernel had to offer. The namespaces and the user are one's own already."""
     no_new_privileges()
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_ARENA_MAX, 1)  # else every thread reserves 64 MiB of the address space that is counted
     version = landlock()
     memory = memory_mb << 20
     limits = {
@@ -119,8 +125,8 @@ def confine(memory_mb: int, seconds: float) -> dict[str, object]:
     }
     for limit, value in limits.items():
         hard = resource.getrlimit(limit)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(limit, (value, value))
+        most = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(limit, (most, most))
     filtered = filter_calls()
     # Without a filter threads and processes are the same to the kernel, so there are none of either.
     most = THREADS if filtered else 1

@@ -6,12 +6,21 @@ import builtins
 from typing import Any
 
 MOST_TEXT = 2000
-_NOT_RAISED = ("SystemExit", "KeyboardInterrupt", "GeneratorExit", "BaseException", "BaseExceptionGroup", "ExceptionGroup")
+_NOT_RAISED = (
+    "SystemExit",
+    "KeyboardInterrupt",
+    "GeneratorExit",
+    "BaseException",
+    "BaseExceptionGroup",
+    "ExceptionGroup",
+)
 
 
 def text_of(error: BaseException) -> str:
-    """Its message, whatever its `__str__` does."""
+    """Its message, whatever its `__str__` does; a `KeyError`'s without the quotes that it puts around it again."""
     try:
+        if type(error) is KeyError and len(error.args) == 1 and type(error.args[0]) is str:
+            return error.args[0][:MOST_TEXT]
         return str.__str__(str(error))[:MOST_TEXT]
     except BaseException:
         return ""

@@ -104,6 +104,8 @@ def libraries() -> list[str]:
     return found
 
 
+WORK = "/tmp"  # noqa: S108 (the sandbox's own)
+"""Where a sandboxed process may write."""
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 HIDDEN = ("site-packages", "dist-packages")
 """Below the libraries: packages of the machine are not the completion's."""
@@ -135,8 +137,8 @@ def empty_root(megabytes: int, inodes: int) -> None:
     for path, _ in opened:
         for folder in hidden(root + path):
             _mount("tmpfs", folder, "tmpfs", _NOSUID | _NODEV | _RDONLY, "size=4k")
-    os.makedirs(f"{root}/tmp")
-    _mount("tmpfs", f"{root}/tmp", "tmpfs", _NOSUID | _NODEV, f"size={megabytes}m,nr_inodes={inodes},mode=1777")
+    os.makedirs(root + WORK)
+    _mount("tmpfs", root + WORK, "tmpfs", _NOSUID | _NODEV, f"size={megabytes}m,nr_inodes={inodes},mode=1777")
     os.chdir(root)
     if libc.syscall(ctypes.c_long(_PIVOT_ROOT.get(MACHINE, -1)), b".", b".") == 0:
         called("umount", libc.umount2(b".", _DETACH))
@@ -145,7 +147,7 @@ def empty_root(megabytes: int, inodes: int) -> None:
         os.chroot(".")
     os.chdir("/")
     _mount("", "/", "", _REMOUNT | _BIND | _RDONLY | _NOSUID | _NODEV)
-    os.chdir("/tmp")
+    os.chdir(WORK)
 
 
 def _bind(source: str, target: str, folder: bool, read_only: bool) -> None:

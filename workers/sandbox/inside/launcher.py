@@ -37,15 +37,21 @@ def main(arguments: list[str]) -> None:
     """`kind memory_mb seconds`, then the words of a bubblewrap command."""
     kind, limits = arguments[0], Limits(int(arguments[1]), float(arguments[2]))
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _told_to_end)
     processes = _start(kind, limits, arguments[3:] or None)
     try:
         outcome = _run(kind, processes, limits)
     except (WorkerGone, Ended):
         outcome = {}
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         for process in processes:
             process.kill()
     write_all(1, json.dumps(outcome).encode() + b"\n")
+
+
+def _told_to_end(*_: Any) -> None:
+    raise WorkerGone
 
 
 def _start(kind: str, limits: Limits, bubblewrap: list[str] | None) -> list[Process]:

@@ -26,7 +26,7 @@ class Peer:
 
     def ask(self, op: str, *arguments: Any) -> Any:
         """What the other end answers. Containers among the arguments that it has changed are changed here too."""
-        writer = self._writer()
+        writer = self.writer()
         body = [writer.value(argument) for argument in arguments]
         send(self.outgoing, {"ask": op, "table": writer.table, "body": body})
         while True:
@@ -45,7 +45,8 @@ class Peer:
                 raise Ended
             self._serve(message)
 
-    def _writer(self) -> Writer:
+    def writer(self) -> Writer:
+        """For one message."""
         return Writer(self.own, self.describe, self.foreign)
 
     def _result(self, message: dict[str, Any], containers: list[Any]) -> Any:
@@ -79,18 +80,15 @@ class Peer:
             reply = self._reply(message["table"], reader.containers, key, value)
             send(self.outgoing, reply)
         except (TypeError, ValueError, TooLarge, RecursionError, MemoryError) as error:
-            send(self.outgoing, self._reply([], [], "error", self.error_out(error)))
+            send(self.outgoing, self._reply(message["table"], None, "error", self.error_out(error)))
 
-    def _reply(self, before: list[Any], containers: list[Any], key: str, value: Any) -> dict[str, Any]:
-        """The answer, with the new content of the asker's containers where it has changed."""
-        writer = self._writer()
-        for place, (row, container) in enumerate(zip(before, containers, strict=True)):
-            # Known first, under the asker's own places.
-            writer._places[id(container)] = place
-            writer.table.append([row[0], "" if row[0] == "B" else [], *row[2:]])
-            writer.containers.append(container)
+    def _reply(self, before: list[Any], containers: list[Any] | None, key: str, value: Any) -> dict[str, Any]:
+        """The answer, with the new content of the asker's containers where it has changed; null: without."""
+        writer = self.writer()
+        # The asker's own come first, under its own places.
+        writer.known(before, containers or ())
         changed = []
-        for row, container in zip(before, containers, strict=True):
+        for row, container in zip(before, containers or (), strict=False):
             now = [row[0], *writer.content(row[0], container)]
             changed.append(None if now == row else now)
         said = writer.value(value)

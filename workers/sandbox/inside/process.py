@@ -86,10 +86,20 @@ def start(role: str, limits: Limits, talk: Talk | None, bubblewrap: list[str] | 
     if keeper == 0:
         code = 1
         try:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             kernel.die_with_parent()
             if os.getppid() != launcher:
                 os._exit(1)
-            places = {0: null, 1: said, 2: said, GIVE: given, TAKE: taken, INCOMING: heard, OUTGOING: answered, STATUS: told}
+            places = {
+                0: null,
+                1: said,
+                2: said,
+                GIVE: given,
+                TAKE: taken,
+                INCOMING: heard,
+                OUTGOING: answered,
+                STATUS: told,
+            }
             _arrange(places)
             code = _keep(role, limits, bubblewrap)
         except BaseException as error:

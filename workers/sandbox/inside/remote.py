@@ -21,6 +21,7 @@ class Remote:
         object.__setattr__(self, "_constructed", False)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Have it called; what a class gives is an object that the tests have asked for by its name."""
         result = _ask(self, "call", list(args), kwargs)
         if type(result) is Remote and _known(self)["kind"] == "class":
             object.__setattr__(result, "_constructed", True)
@@ -230,7 +231,9 @@ class Codes:
             return None
         told: dict[str, Any] = {"name": str(getattr(thing, "__name__", type(thing).__name__))}
         if getattr(type(thing), "__module__", None) == "tests":
-            told["special"] = [name for name in _SPECIAL if any(name in vars(kind) for kind in type(thing).__mro__[:-1])]
+            told["special"] = [
+                name for name in _SPECIAL if any(name in vars(kind) for kind in type(thing).__mro__[:-1])
+            ]
         return told
 
     def answer(self, op: str, arguments: list[Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import json
 import operator
 import os
@@ -29,6 +30,7 @@ class Theirs:
         return peer.ask(op, number, *arguments)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Have the tests call it."""
         return Theirs._ask(self, "call", list(args), kwargs)
 
     def __iter__(self) -> Any:
@@ -116,15 +118,17 @@ class Solution:
         """All public names of the code with their values, or how it failed."""
         if self.failure is not None:
             return [self.failure, {}]
+        return [None, self._sendable(self.module.__dict__, "__")]
+
+    def _sendable(self, values: dict[str, Any], hidden: str) -> dict[str, Any]:
+        """The values that can cross, under names that do not begin with `hidden`."""
         found = {}
-        for name, value in list(self.module.__dict__.items()):
-            if type(name) is str and not name.startswith("__"):
-                try:
-                    self.peer._writer().value(value)
-                except Exception:
-                    continue
-                found[name] = value
-        return [None, found]
+        for name, value in list(values.items()):
+            if type(name) is str and not name.startswith(hidden):
+                with contextlib.suppress(Exception):
+                    self.peer.writer().value(value)
+                    found[name] = value
+        return found
 
     def do_call(self, number: int, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """Call it."""
@@ -167,14 +171,7 @@ class Solution:
     def error_out(self, error: BaseException) -> list[Any]:
         """[class, text, number of the class or None, attributes, number of the tests' own exception]."""
         kind = type(error)
-        attributes = {}
-        for name, value in list(getattr(error, "__dict__", {}).items()):
-            if type(name) is str and not name.startswith("_"):
-                try:
-                    self.peer._writer().value(value)
-                except Exception:
-                    continue
-                attributes[name] = value
+        attributes = self._sendable(getattr(error, "__dict__", {}), "_")
         number = self.peer.own.number(kind) if getattr(builtins, kind.__name__, None) is not kind else None
         theirs = error.__dict__.get("_number") if hasattr(error, "__dict__") else None
         return [builtin_name(kind), f"{kind.__name__}\n{text_of(error)}", number, attributes, theirs]

@@ -93,7 +93,7 @@ class _Approx:
         return not math.isinf(size) and abs(expected - actual) <= max(self.rel * size, self.abs)
 
 
-def approx(expected: Any, rel: float | None = None, abs: float | None = None, nan_ok: bool = False) -> _Approx:  # noqa: A002
+def approx(expected: Any, rel: float | None = None, abs: float | None = None, nan_ok: bool = False) -> _Approx:
     """A number, or numbers, with a tolerance."""
     return _Approx(expected, rel, abs, nan_ok)
 

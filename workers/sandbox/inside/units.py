@@ -48,13 +48,13 @@ class Tests:
         """The code's names, as globals unless they are built in, and as a module to import."""
         code = types.ModuleType(MODULE)
         for name, value in found.items():
-            if type(value) is Remote and _known(value)["kind"] == "module":
-                value = _own_module(_known(value)["name"])
-                if value is None:
-                    continue
-            code.__dict__[name] = value
+            module_of = _known(value)["name"] if type(value) is Remote and _known(value)["kind"] == "module" else None
+            seen = value if module_of is None else _own_module(module_of)
+            if seen is None and module_of is not None:
+                continue
+            code.__dict__[name] = seen
             if not hasattr(builtins, name) and name != "pytest":
-                self.names[name] = value
+                self.names[name] = seen
         sys.modules[MODULE] = code
         sys.modules["pytest"] = module()
         own = types.ModuleType("tests")
@@ -112,12 +112,16 @@ class Tests:
 
     def _functions(self) -> Iterator[tuple[str, Callable[[], Any]]]:
         for node in self.tree.body:
-            if isinstance(node, ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            if isinstance(node, ast.AsyncFunctionDef) and _is_test(node.name):
                 raise Fault(f"{node.name} is async; call asyncio.run in a plain function")
-            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            if isinstance(node, ast.FunctionDef) and _is_test(node.name):
                 yield from _cases(node.name, self.names.get(node.name))
             if isinstance(node, ast.ClassDef) and isinstance(kind := self.names.get(node.name), type):
                 yield from _methods(node, kind)
+
+
+def _is_test(name: str) -> bool:
+    return name == "test" or name.startswith("test_")
 
 
 def _cases(label: str, function: Any, *bound: Any) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -159,14 +163,26 @@ def _own_module(name: str) -> Any:
         return None
 
 
+def _names(answer: Any) -> tuple[str | None, dict[str, Any]]:
+    """How the code failed, and its names. What says it is an answer may be anything."""
+    if type(answer) is not list or len(answer) != 2 or type(answer[1]) is not dict:
+        raise Ended
+    failure, found = answer
+    if failure is not None and (type(failure) is not list or len(failure) != 2):
+        raise Ended
+    if not all(type(name) is str for name in found):
+        raise Ended
+    return (None if failure is None else str(failure[1])), found
+
+
 def record_of(tests_source: str, peer: Peer) -> Record:
     """How it went: `passed` of `total`, or `failed` (the code, before any test), `ended` (the code, for good), `fault` (the author)."""
     codes = Codes(peer)
     try:
         tests = Tests(tests_source, codes)
-        failure, found = peer.ask("names")
+        failure, found = _names(peer.ask("names"))
         if failure is not None:
-            return {"failed": str(failure[1]).replace("\n", ": ", 1)[:300]}
+            return {"failed": failure.replace("\n", ": ", 1)[:300]}
         tests.give(found)
         tests.run()
     except Ended:
