@@ -105,6 +105,10 @@ def test_only_settings_read_the_environment():
     }
 
 
+BEHIND_WALLS = {ROOT / "workers/sandbox/inside" / name for name in ("solution.py", "units.py", "program.py")}
+"""The only files that run code from outside: each in a process of its own, which has confined itself before."""
+
+
 def test_nothing_unpickles_and_nothing_evaluates():
     for path in files("service", "workers"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -113,7 +117,8 @@ def test_nothing_unpickles_and_nothing_evaluates():
             if isinstance(node, ast.Call):
                 name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
                 assert name not in {"eval", "exec", "sympify"} or (
-                    name == "eval" and isinstance(node.func, ast.Attribute)
+                    (name == "eval" and isinstance(node.func, ast.Attribute))
+                    or (name == "exec" and path in BEHIND_WALLS)
                 ), path
                 if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
                     assert (node.func.value.id, name) != ("torch", "load"), path
