@@ -26,8 +26,6 @@ def play(role: str, limits: Limits) -> None:
     code = 1
     try:
         os.closerange(STATUS + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-        os.environ.clear()
-        os.environ.update({"HOME": "/tmp", "LANG": "C.UTF-8", "TMPDIR": "/tmp"})  # noqa: S108
         offered = confine(limits.memory_mb, limits.seconds)
         os.write(STATUS, f"ready landlock={offered['landlock']} seccomp={offered['seccomp']}\n".encode())
         os.close(STATUS)
