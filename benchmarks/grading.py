@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.judging.overlap import hidden
-from benchmarks.judging.rows import Bench, Row, cached, fake_judge, judged, sandboxed, verifiable
+from benchmarks.judging.rows import Bench, Row, cached, fake_judge, judged, verifiable
 from examples.stack import service_for
 
 PACKAGES = ("fastapi", "SQLAlchemy", "psycopg", "httpx", "httpcore", "uvloop", "uvicorn", "celery")
@@ -31,7 +31,6 @@ def rows(bench: Bench, folder: Path, only: str, quick: bool) -> list[Row]:
     repeats = 1 if quick else 5
     wanted: list[tuple[str, Callable[[], Row]]] = [
         ("verifiable", lambda: verifiable(repeats)),
-        ("sandbox", lambda: sandboxed(repeats)),
         ("cached", lambda: cached(bench, repeats)),
         (
             "0.2s",

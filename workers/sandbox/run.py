@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[2]
 GRACE_S = 15.0
 """What a launcher may take beside the run itself, before it counts as broken."""
 END_S = 5.0
+ENVIRONMENT = {"HOME": "/tmp", "LANG": "C.UTF-8", "TMPDIR": "/tmp"}  # noqa: S108 (the sandbox's own)
+"""All that a launcher has, and what it starts."""
 _START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from workers.sandbox.inside.launcher import main; main(sys.argv[1:])"
 
 Backend = Literal["built-in", "bubblewrap"]
@@ -124,7 +126,7 @@ class Sandbox:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={"LC_ALL": "C.UTF-8"},
+            env=ENVIRONMENT,
             cwd="/",
             close_fds=True,
         )
@@ -160,6 +162,8 @@ class Sandbox:
             "ALL",
             "--clearenv",
         ]
+        for name, value in ENVIRONMENT.items():
+            words += ["--setenv", name, value]
         for path in libraries():
             words += ["--symlink", os.readlink(path), path] if os.path.islink(path) else ["--ro-bind", path, path]
         for folder in [folder for path in libraries() for folder in hidden(path)]:

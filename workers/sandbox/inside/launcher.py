@@ -86,23 +86,21 @@ def _run(kind: str, processes: list[Process], limits: Limits) -> Outcome:
 def _verdict(kind: str, processes: list[Process], watch: _Watch, deadline: float, limits: Limits) -> Outcome:
     judge, code = processes[-1], processes[0]
     while True:
-        watch.turn(deadline)
         if judge.record_done and judge.record:
             record = json.loads(judge.record)
             if record.get("ended") and code.ended is None:
                 watch.turn(time.monotonic() + 0.5)
             return {"record": record, "code_ended": _how(code) if kind == "tests" else None}
+        if judge.record_done and judge.ended is not None:
+            return {"fault": f"the process of the {'tests' if kind == 'tests' else 'grader'} {_how(judge)}"}
         if kind == "tests" and code.written > MOST_OUTPUT:
             return {"stopped": f"the code printed more than {MOST_OUTPUT >> 20} MiB"}
-        if kind == "tests" and code.ended is not None and not judge.record:
-            watch.turn(time.monotonic() + 0.2)
-            if not judge.record_done:
-                return {"stopped": f"the code's process {_how(code)}"}
-            continue
-        if judge.ended is not None and judge.record_done:
-            return {"fault": f"the process of the {'tests' if kind == 'tests' else 'grader'} {_how(judge)}"}
         if time.monotonic() > deadline:
             return {"stopped": f"it did not end within {limits.seconds:g} s", "timeout": True}
+        # The record of tests that came to their end is written before the code's process hears of it.
+        if kind == "tests" and code.ended is not None and not judge.record and not judge.record_done:
+            return {"stopped": f"the code's process {_how(code)}"}
+        watch.turn(deadline)
 
 
 def _how(process: Process) -> str:
