@@ -189,6 +189,24 @@ def cpu_seconds(work: Callable[[], Any]) -> float:
     return (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
 
 
+def sandboxed(repeats: int) -> Row:
+    """Milliseconds of one unit test of trivial code, cold: a launcher and two processes behind walls for each run."""
+    from workers.sandbox.check import check
+
+    found = check()
+    row = Row("sandboxed unit test", "ms", [], 150)
+    if found.sandbox is None:
+        raise RuntimeError(found.line)
+    for _ in range(10 * repeats):
+        begun = time.perf_counter()
+        ran = found.sandbox.run_tests("def add(a, b):\n    return a + b\n", "assert add(1, 2) == 3\n")
+        row.values.append((time.perf_counter() - begun) * 1000)
+        if ran.share != 1:
+            row.faults.append(str(ran.reason))
+    row.seen["backend"] = found.line
+    return row
+
+
 def verifiable(repeats: int) -> Row:
     """Cells a second and core of exact, contains, regex, numeric and JSON schema criteria on texts of about 100 words."""
     from service.domain.rubric import Criterion
