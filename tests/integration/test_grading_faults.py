@@ -36,7 +36,10 @@ def test_cancel_is_final_and_keeps_what_is_finished(bench, judge, api):
     time.sleep(3)
     assert len(judge.questions) <= asked + 2  # what was in flight
     assert results(api, grading["id"], limit=100) == rows
-    assert api.post(f"/v1/gradings/{grading['id']}/cancel") == cancelled
+    again = api.post(f"/v1/gradings/{grading['id']}/cancel")
+    # What was in flight is paid, and counted.
+    assert cancelled["spent"]["judge_calls"] <= again["spent"]["judge_calls"] <= len(judge.questions)
+    assert {**again, "spent": None} == {**cancelled, "spent": None}
     done, _ = grade(api, {"rubric": {"id": bench.rubric(SHORT)}, "texts": many(4)})
     assert api.post(f"/v1/gradings/{done['id']}/cancel")["status"] == "succeeded"
 

@@ -88,8 +88,9 @@ def _verdict(kind: str, processes: list[Process], watch: _Watch, deadline: float
     while True:
         if judge.record_done and judge.record:
             record = json.loads(judge.record)
-            if record.get("ended") and code.ended is None:
-                watch.turn(time.monotonic() + 0.5)
+            settled = time.monotonic() + 2.0  # its end is told after its silence, later on a busy machine
+            while record.get("ended") and code.ended is None and time.monotonic() < settled:
+                watch.turn(settled)
             return {"record": record, "code_ended": _how(code) if kind == "tests" else None}
         if judge.record_done and judge.ended is not None:
             return {"fault": f"the process of the {'tests' if kind == 'tests' else 'grader'} {_how(judge)}"}
