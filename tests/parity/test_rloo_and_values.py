@@ -41,7 +41,7 @@ def test_leave_one_out(tiny_folder, load, tmp_path, seed):
             made = [Completion(t, next(rows, [0.0] * len(t)), "stop", "") for t in completions]
             criteria = [CriterionWeight("reward", 1.0, judged=False)]
             groups.append(CompletionGroup(Prompt("p", prompt, {}), made, criteria, "rubric", cells))
-        scored = [plain_scores(group, Past(), 0.0, [0.0] * len(group.completions)) for group in groups]
+        scored = [plain_scores(group, Past(), 0.0) for group in groups]
         for group, done in zip(groups, subtract_baseline(scored, "leave_one_out", None), strict=True):
             group.scored = done
         return algorithm.batch_of(groups)
