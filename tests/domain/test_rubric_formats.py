@@ -10,7 +10,6 @@ from service.domain.formats import rubrics
 from service.domain.formats.reading import Options
 from service.domain.formats.rows import Importer
 from service.domain.formats.source import FormatError, same
-from service.domain.grader import GRADER_CONFIGS
 from service.domain.includes import flatten
 from service.domain.rubric import AuthoredContent, RubricContent
 from service.domain.scoring import ScoredCell, ScoringOptions, mean, plain_reward, score_group
@@ -147,7 +146,6 @@ def test_a_weighted_sum_with_models_gives_the_formulas_value():
     assert any("divided by 2" in note.message for note in found.notes)
 
 
-@pytest.mark.skipif("python" not in GRADER_CONFIGS, reason="graders of type python are not there yet")
 def test_python_graders_keep_their_source_and_stand_alone():
     code = {
         "type": "python",

@@ -12,7 +12,6 @@ be paid for even if nobody used what is set aside.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
 import weakref
@@ -27,12 +26,10 @@ from service.domain.spending import JudgeBudget
 from workers.graders.judge.purse import Permit, Tokens
 from workers.runs.budget import Account, Granted, Wish, explain, set_aside
 from workers.runs.ledger import Ledger, as_rows
+from workers.runs.renewing import SOON_S, keep_renewed
 from workers.runs.shares import LEASE_SAFETY, Worker
 
-log = logging.getLogger(__name__)
-
 EVERY_S = 1.0
-SOON_S = 0.25
 AT_ONCE_S = 0.02
 
 
@@ -238,26 +235,7 @@ class Purses:
 
     async def run(self) -> None:
         """Keep what is used, ask for what is wanted, until cancelled."""
-        complained = ""
-        while True:
-            due = [purse for purse in self.active if purse.due <= time.monotonic()]
-            if due:
-                try:
-                    await self._renew(due)
-                    complained = ""
-                except Exception as error:  # the database is away: what was granted holds until its lease ends
-                    for purse in due:
-                        purse.due = time.monotonic() + SOON_S
-                    if type(error).__name__ != complained:
-                        complained = type(error).__name__
-                        log.warning("setting calls aside: %s", error)
-            self.changed.clear()
-            wait_s = min((purse.due for purse in self.active), default=math.inf) - time.monotonic()
-            if wait_s > 0:
-                try:
-                    await asyncio.wait_for(self.changed.wait(), None if wait_s == math.inf else wait_s)
-                except TimeoutError:
-                    continue
+        await keep_renewed(lambda: self.active, self._renew, self.changed, "setting calls aside")
 
     async def _renew(self, due: list[Purse]) -> None:
         wishes = [(purse, purse.wish()) for purse in due]

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import math
 import time
 from dataclasses import dataclass, field
@@ -35,11 +34,9 @@ from workers.graders.judge.gate import Gate, Turn
 from workers.graders.judge.terms import Room, Terms
 from workers.runs.allocation import Ceiling, Clocks, Holder, grant, take_turns
 from workers.runs.identity import is_gone
-
-log = logging.getLogger(__name__)
+from workers.runs.renewing import SOON_S, keep_renewed
 
 EVERY_S = 1.0
-SOON_S = 0.25
 AT_ONCE_S = 0.02
 LEASE_SAFETY = 0.9
 """The share of a lease that is used; the rest is for clocks that run unequally."""
@@ -216,26 +213,7 @@ class Shares:
 
     async def run(self) -> None:
         """Keep what is used, ask for what is wanted, until cancelled."""
-        complained = ""
-        while True:
-            due = [kept for kept in self._kept.values() if kept.due <= time.monotonic()]
-            if due:
-                try:
-                    await self._renew(due)
-                    complained = ""
-                except Exception as error:  # the database is away: what was granted holds until its lease ends
-                    for kept in due:
-                        kept.due = time.monotonic() + SOON_S
-                    if type(error).__name__ != complained:
-                        complained = type(error).__name__
-                        log.warning("dividing endpoints: %s", error)
-            self._changed.clear()
-            wait_s = min((kept.due for kept in self._kept.values()), default=math.inf) - time.monotonic()
-            if wait_s > 0:
-                try:
-                    await asyncio.wait_for(self._changed.wait(), None if wait_s == math.inf else wait_s)
-                except TimeoutError:
-                    continue
+        await keep_renewed(self._kept.values, self._renew, self._changed, "dividing endpoints")
 
     async def _renew(self, due: list[_Kept]) -> None:
         wishes = [(kept, self._wish(kept)) for kept in due]
