@@ -1,0 +1,26 @@
+"""How far ratings agree: people with judges, a judge with itself, judge with judge. Pure functions, plain Python, float64.
+
+What is undefined is null: chance-corrected agreement where nobody ever varied, an interval of a statistic that most resamples
+do not have. Never a 0 or a 1 in its place.
+"""
+
+from service.domain.agreement.alpha import Level, krippendorff_alpha, votes_alpha
+from service.domain.agreement.bootstrap import Interval, bootstrap
+from service.domain.agreement.classes import balanced_f1, cohen_kappa, observed_agreement, weighted_kappa
+from service.domain.agreement.probabilities import Bin, brier_score, expected_calibration_error, reliability_bins
+
+__all__ = [
+    "Bin",
+    "Interval",
+    "Level",
+    "balanced_f1",
+    "bootstrap",
+    "brier_score",
+    "cohen_kappa",
+    "expected_calibration_error",
+    "krippendorff_alpha",
+    "observed_agreement",
+    "reliability_bins",
+    "votes_alpha",
+    "weighted_kappa",
+]
