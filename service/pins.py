@@ -17,9 +17,10 @@ from service.db.queries import judges as judge_queries
 from service.db.queries import models as model_queries
 from service.db.queries import rubrics as rubric_queries
 from service.db.tables import Judge, JudgeRevision
+from service.domain.abilities import lacking
 from service.domain.base import escape
 from service.domain.dataset import Snapshot
-from service.domain.inherited import JudgeFacts, first_contradiction
+from service.domain.inherited import JudgeFacts, first_contradiction, first_in_rows
 from service.domain.job import by_category
 from service.domain.pinned import ANY_CATEGORY, version_name
 from service.domain.rubric import RubricContent, RubricRef
@@ -185,9 +186,16 @@ async def facts_now(session: AsyncSession, project: str, judge_ids: Collection[s
     return facts_in(await session.execute(judge_queries.facts_now(project, judge_ids))) if judge_ids else {}
 
 
+async def facts_of_all(session: AsyncSession, project: str) -> dict[str, JudgeFacts]:
+    """The same for every judge of the project."""
+    return facts_in(await session.execute(judge_queries.facts_now(project)))
+
+
 def facts_in(rows: Iterable[Any]) -> dict[str, JudgeFacts]:
     """From their rows."""
-    return {judge: JudgeFacts(votes, confidence) for judge, votes, confidence in rows}
+    return {
+        judge: JudgeFacts(votes, confidence, lacking(said, learned)) for judge, votes, confidence, said, learned in rows
+    }
 
 
 def require_askable(contents: Iterable[RubricContent], judges: Mapping[str, JudgeFacts]) -> None:
@@ -196,3 +204,17 @@ def require_askable(contents: Iterable[RubricContent], judges: Mapping[str, Judg
         found = first_contradiction(content.criteria, judges)
         if found is not None:
             raise Invalid.at("/rubric", "contradiction", f"criterion '{found[0]}' as its judge is now: {found[1]}")
+
+
+async def require_rows_askable(
+    session: AsyncSession, prompts: Mapping[str, Snapshot], judges: Mapping[str, JudgeFacts]
+) -> None:
+    """The same for the criteria that prompts bring along; `prompts`: snapshots by their place in the body."""
+    for place, snapshot in prompts.items():
+        values = {"dataset_id": snapshot.dataset, "last_seq": snapshot.last_seq}
+        rows = await session.execute(dataset_queries.JUDGED_BY_ROWS, values)
+        found = first_in_rows(
+            ((f"criterion '{key}' of row {snapshot.dataset}:{seq}", *asked) for seq, key, *asked in rows), judges
+        )
+        if found is not None:
+            raise Invalid.at(place, "contradiction", f"{found[0]} as its judge is now: {found[1]}")

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import math
 import threading
+import time
 from dataclasses import dataclass, field
 
 import httpx
@@ -21,6 +22,7 @@ from service.config import Settings
 from service.domain.criteria import criteria_of
 from service.domain.grade import Cell
 from service.domain.grader import JudgeGrader
+from service.domain.judge import Capabilities
 from service.domain.rubric import Criterion
 from service.security import Vault
 from workers.code_cells import CodeAsk, CodeCells, code_asks
@@ -35,6 +37,7 @@ from workers.runs.cell_work import Answer, BulkWork, PinnedJudge, Work
 from workers.runs.cells import CellWork
 from workers.runs.identity import process_identity
 from workers.runs.known import Ask, Known
+from workers.runs.learned import Learned
 from workers.runs.ledger import Ledger
 from workers.runs.purses import Purse, Purses
 from workers.runs.shares import Address, Shares, Worker
@@ -68,7 +71,8 @@ class GradingEngine:
     _stopping: bool = False
     _client: httpx.AsyncClient | None = None
     _shares: Shares | None = None
-    _abilities: dict[tuple[str, str], Abilities] = field(default_factory=dict)
+    _abilities: dict[tuple[str, str, Capabilities], Abilities] = field(default_factory=dict)
+    _learned: Learned = field(default_factory=Learned)
     _purses: Purses | None = None
     _answers: Answers | None = None
     _code: CodeCells | None = None
@@ -106,7 +110,7 @@ class GradingEngine:
         worker = Worker(self.work.worker_id, process_identity(), self.work.lease_s)
         self._shares = Shares(self.work.database, worker, Room(self.settings.grading.concurrency))
         self._purses = Purses(self.work.database, worker, Ledger(self.work.worker_id))
-        self._answers = Answers(self._bulk, self._purses.ledger, self._stored)
+        self._answers = Answers(self._bulk, self._purses.ledger, self._learned, self._stored)
         self._code = CodeCells(self._bulk, self._answers.put, self.settings.grading.sandboxes)
         async with judge_client(self.settings.egress.allow) as client:
             self._client = client
@@ -209,6 +213,7 @@ class GradingEngine:
         def on_cell(cell: Cell) -> None:
             if price is not None:
                 cell = cell.model_copy(update={"cost_usd": price.of(cell.tokens_in, cell.tokens_out)})
+            self._learn(ask)
             put(Answer(ask.work, ask.index, cell, known.key_of(ask, cell)))
 
         account = Account(ask.work.owner_id, ask.judge.id, ask.work.project_id)
@@ -244,10 +249,21 @@ class GradingEngine:
         return Endpoint(self._client, judge.config, judge.limits, api_key, gate, self._abilities_of(judge), purse)
 
     def _abilities_of(self, judge: PinnedJudge) -> Abilities:
-        """What is known of the endpoint's model, whoever asked it."""
+        """What is known of the endpoint's model, whoever asked it; what people say of it is not tried."""
         assert judge.config.endpoint is not None
-        place = (judge.config.endpoint.base_url, judge.config.endpoint.model)
-        return self._abilities.setdefault(place, Abilities())
+        said = judge.limits.capabilities
+        place = (judge.config.endpoint.base_url, judge.config.endpoint.model, said)
+        if place not in self._abilities:
+            self._abilities[place] = Abilities(json_schema=said.json_schema, logprobs=said.logprobs)
+        return self._abilities[place]
+
+    def _learn(self, ask: Ask) -> None:
+        """What asking has shown goes into the table beside the answer."""
+        endpoint, said = ask.judge.config.endpoint, ask.judge.limits.capabilities
+        if endpoint is not None:
+            place = (ask.work.project_id, endpoint.base_url, endpoint.model)
+            known = self._abilities_of(ask.judge).known
+            self._learned.saw(place, known, said.model_dump(), time.monotonic())
 
     def _formats(self, judge: PinnedJudge) -> tuple[ReplyFormat, ...]:
         """In which forms replies to this judge's questions may have come, the likeliest first."""

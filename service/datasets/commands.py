@@ -14,6 +14,7 @@ from service.db.tables import Dataset
 from service.domain.formats.rows import Importer
 from service.domain.ids import new_id
 from service.errors import Invalid
+from service.pins import facts_of_all
 
 
 async def publish_rows(
@@ -28,7 +29,8 @@ async def publish_rows(
 
     A faulty line refuses the whole batch with every fault's line, or is left out with `skip_faulty`.
     """
-    reader = RowReader(dataset.kind, importer)
+    judges = await facts_of_all(session, dataset.project_id) if dataset.kind == "prompts" else {}
+    reader = RowReader(dataset.kind, importer, judges)
     connection = await session.connection()
     await connection.execute(queries.INCOMING)
     driver: Any = (await connection.get_raw_connection()).driver_connection

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ from service.domain.base import canonical_json, own_faults, pointer
 from service.domain.dataset import ROWS, PromptRow
 from service.domain.formats.rows import Importer
 from service.domain.formats.source import FormatError
+from service.domain.inherited import JudgeFacts, contradictions
+from service.domain.rubric import Criterion
 from service.errors import BadRequest, Invalid
 from service.grader_checks import grader_faults
 
@@ -85,6 +87,8 @@ class RowReader:
     kind: str
     importer: Importer | None = None
     """What makes our rows of another format's; null: the lines are ours."""
+    judges: Mapping[str, JudgeFacts] = field(default_factory=dict)
+    """The project's judges, for what rows' own criteria ask of them."""
     errors: list[RowError] = field(default_factory=list)
     error_count: int = 0
     line: int = 0
@@ -115,13 +119,21 @@ class RowReader:
         except ValueError as error:  # NaN or infinity inside free JSON
             self._fault("", "invalid_number", f"the line holds a number that JSON does not have: {error}")
             return None
-        faults = grader_faults(row.criteria, "/criteria") if isinstance(row, PromptRow) else []
+        faults = self._criteria_faults(row.criteria) if isinstance(row, PromptRow) else []
         for fault in faults:
             self._fault(self._place(fault["pointer"]), fault["code"], fault["message"])
         if faults:
             self.error_count -= len(faults) - 1
             return None
         return text, hashlib.sha256(text.encode()).digest()
+
+    def _criteria_faults(self, criteria: Sequence[Criterion]) -> list[dict[str, str]]:
+        """Graders that cannot work, and criteria that their judges cannot be asked. An unknown judge may still be made."""
+        return grader_faults(criteria, "/criteria") + [
+            {"pointer": f"/criteria/{position}/{found.place}", "code": "contradiction", "message": found.message}
+            for position, criterion in enumerate(criteria)
+            for found in contradictions(criterion, self.judges)
+        ]
 
     def _converted(self, raw: bytes, importer: Importer) -> bytes | None:
         """The line as a row of ours, not yet checked; nothing for one that is faulty already."""

@@ -206,6 +206,20 @@ class RateLimit(Value):
     tokens_per_minute: Annotated[float, Field(gt=0, le=100_000_000_000)] | None = None
 
 
+class Capabilities(Value):
+    """Whether an endpoint's model can do something: true, false, or null for "try it". What is said here counts over what was
+    learned. All but the first two are sampling parameters."""
+
+    json_schema: bool | None = None
+    logprobs: bool | None = None
+    temperature: bool | None = None
+    top_p: bool | None = None
+    max_tokens: bool | None = None
+    max_completion_tokens: bool | None = None
+    seed: bool | None = None
+    reasoning_effort: bool | None = None
+
+
 class JudgeLimits(Value):
     """How hard the endpoint may be used; changing these makes no new revision.
 
@@ -215,7 +229,7 @@ class JudgeLimits(Value):
 
     `max_cost_usd` bounds what the judge costs in all, since it was created, over all jobs, gradings and tries of its project; it
     needs a price. The judge's `spent` says how much of it is used up. Cells beyond it have the status `budget`, and jobs pause;
-    a PATCH raises it, and null lifts it.
+    a PATCH raises it, and null lifts it. `capabilities`: what the endpoint can do, as far as somebody knows.
     """
 
     concurrency: Annotated[int, Field(ge=1, le=1024)] = 16
@@ -226,6 +240,7 @@ class JudgeLimits(Value):
     cache: bool = True
     price: Price | None = None
     max_cost_usd: Usd | None = None
+    capabilities: Capabilities = Capabilities()
 
     @model_validator(mode="after")
     def _cost_needs_a_price(self) -> JudgeLimits:

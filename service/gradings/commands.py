@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -14,7 +14,7 @@ from service.db.queries import jobs as job_queries
 from service.db.tables import Grading
 from service.domain.grading import TEXTS_PER_ROW, GradingSpec
 from service.domain.ids import new_id
-from service.domain.inherited import own_votes
+from service.domain.inherited import JudgeFacts, first_in_rows, own_votes
 from service.errors import Invalid, NotFound
 from service.gradings.coverage import require_versions
 from service.gradings.texts import GivenTexts
@@ -56,6 +56,7 @@ async def create_grading(session: AsyncSession, caller: Caller, spec: GradingSpe
             check_options(version.aggregation, [version.content.criteria], own_votes(judges))
         if given is not None:
             given.require_askable(judges)
+        await _require_prompts_askable(session, spec, source, judges)
         await require_prices(session, spec.limits, resolved["judges"], resolved["local_judges"])
         resolved["limits"] = spec.limits.model_dump()
     grading = queued(grading_id, project, source, resolved, reuse_cells=spec.reuse_cells)
@@ -139,6 +140,23 @@ async def _source(
         raise Invalid.at("/grading", "empty", f"grading '{spec.grading}' has no completions yet")
     found = await session.scalars(queries.NAMED_BY_GRADING, {"source_id": spec.grading})
     return {"grading": spec.grading}, dict.fromkeys(found, ("/grading", "a prompt of the grading"))
+
+
+async def _require_prompts_askable(
+    session: AsyncSession, spec: GradingSpec, source: dict[str, Any], judges: Mapping[str, JudgeFacts]
+) -> None:
+    """422 at the source for stored completions whose prompts bring along what a judge cannot be asked as it is now."""
+    if spec.completions is not None:
+        rows = await session.execute(queries.JUDGED_BY_COMPLETIONS, {"ids": spec.completions})
+    elif spec.job is not None:
+        rows = await session.execute(queries.JUDGED_BY_JOB, {"source_id": spec.job, "purpose": source["purpose"]})
+    elif spec.grading is not None:
+        rows = await session.execute(queries.JUDGED_BY_GRADING, {"source_id": spec.grading})
+    else:
+        return
+    found = first_in_rows((("a prompt's own criterion", *asked) for asked in rows), judges)
+    if found is not None:
+        raise Invalid.at(f"/{spec.source}", "contradiction", f"{found[0]} as its judge is now: {found[1]}")
 
 
 async def _require_completions(session: AsyncSession, project: str, ids: Sequence[str]) -> None:

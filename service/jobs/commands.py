@@ -25,7 +25,15 @@ from service.errors import Conflict, Invalid, NotFound
 from service.jobs.aggregation import aggregations, check_options, refuse_training_options, with_aggregation
 from service.jobs.schemas import LimitsPatch
 from service.operation import Caller
-from service.pins import RubricPins, facts_of, pin_graders, pin_snapshot, require_askable, require_rubrics
+from service.pins import (
+    RubricPins,
+    facts_of,
+    pin_graders,
+    pin_snapshot,
+    require_askable,
+    require_rows_askable,
+    require_rubrics,
+)
 
 
 async def submit_job(session: AsyncSession, caller: Caller, spec: JobSpec) -> Job:
@@ -69,6 +77,7 @@ async def submit_job(session: AsyncSession, caller: Caller, spec: JobSpec) -> Jo
     )
     judges = await facts_of(session, pinned["judges"])
     require_askable(rubrics.contents.values(), judges)
+    await require_rows_askable(session, rows if rubrics.contents else {}, judges)
     pinned["judge_votes"] = own_votes(judges)
     for name in trained:
         check_options(spec, options[name], rubrics.contents[name], pinned["judge_votes"])

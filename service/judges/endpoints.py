@@ -15,6 +15,7 @@ from service.deps import CallerDep, Listing, PageDep, ServicesDep, SessionDep, c
 from service.domain.ids import new_id
 from service.domain.judge import JudgeConfig, JudgeLimits
 from service.errors import Invalid, NotFound
+from service.judges.ability import require_able
 from service.judges.schemas import OF_REVISION, JudgeIn, JudgeOut, JudgePatch, RevisionOut, head_etag, refuse_limits
 from service.operation import needs, router
 from service.problems import validation_problem
@@ -53,6 +54,7 @@ async def create_judge(
     secret = body.endpoint.api_key if body.endpoint is not None else None
     if body.model is not None:
         await _require_model(session, caller, body.model)
+    await require_able(session, caller.project_id, body.config(), body.limits())
     judge = Judge(
         id=judge_id,
         project_id=caller.project_id,
@@ -109,7 +111,8 @@ async def patch_judge(
     if body.name is not None:
         judge.name = body.name
     limits = {name: getattr(body, name) for name in JudgeLimits.model_fields if name in body.model_fields_set}
-    judge.limits = _checked(JudgeLimits, {**judge.limits, **limits}).model_dump(mode="json")
+    bounds = _checked(JudgeLimits, {**judge.limits, **limits})
+    judge.limits = bounds.model_dump(mode="json")
     config: dict[str, Any] = dict(current.config)
     await _stays_where_it_is(session, caller, body, config)
     if body.endpoint is not None:
@@ -121,7 +124,10 @@ async def patch_judge(
     if body.prompt is not None:
         config["prompt"] = {**config["prompt"], **body.prompt.model_dump(exclude_unset=True)}
     told = body.model_dump(mode="json", include=set(OF_REVISION) - {"prompt"})
-    fresh = _checked(JudgeConfig, {**config, **{name: value for name, value in told.items() if value is not None}})
+    changes = {name: value for name, value in told.items() if value is not None}
+    fresh = _checked(JudgeConfig, {**config, **changes})
+    if changes or body.endpoint is not None or body.capabilities is not None:  # a new name is nobody's question
+        await require_able(session, caller.project_id, fresh, bounds)
     judge.head_revision += 1
     if fresh != JudgeConfig.model_validate(current.config):
         judge.revision += 1

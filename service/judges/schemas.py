@@ -14,6 +14,7 @@ from service.domain.conversation import Name, Text
 from service.domain.judge import (
     PROMPT_VERSION,
     Batch,
+    Capabilities,
     Confidence,
     Examples,
     JudgeConfig,
@@ -30,7 +31,7 @@ from service.domain.judge import (
 )
 from service.domain.spending import Price, Spent, Usd
 
-OF_ENDPOINTS = ("rate_limit", "timeout_s", "max_attempts", "deadline_s", "price", "max_cost_usd")
+OF_ENDPOINTS = ("rate_limit", "timeout_s", "max_attempts", "deadline_s", "price", "max_cost_usd", "capabilities")
 """Limits that a registered model does not have: it is not called, answers when its turn comes, and costs nothing."""
 
 OF_REVISION = ("sampling", "prompt", "examples", "votes", "confidence", "batch", "structured_output")
@@ -124,6 +125,7 @@ class JudgePatch(Value):
     cache: bool | None = None
     price: Price | None = None
     max_cost_usd: Usd | None = None
+    capabilities: Capabilities | None = None
 
 
 def refuse_limits(given: JudgeIn | JudgePatch) -> None:
@@ -185,6 +187,9 @@ class JudgeOut(BaseModel):
     cache: bool
     price: Price | None = None
     max_cost_usd: float | None = None
+    capabilities: Capabilities = Capabilities()
+    learned: dict[str, bool]
+    """What asking its endpoint has shown lately; `capabilities` counts over it."""
     spent: Spent
     """By all jobs, gradings and tries, since it was created; what `max_cost_usd` bounds."""
     etag: str
@@ -201,6 +206,7 @@ class JudgeOut(BaseModel):
             revision=row.revision,
             fingerprint=revision.fingerprint,
             has_api_key=row.secret is not None,
+            learned=row.learned or {},
             spent=Spent.model_validate(row.spent or {}),
             etag=head_etag(row),
             created_at=row.created_at,

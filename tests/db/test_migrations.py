@@ -14,7 +14,8 @@ from service.local.postgres import SUPERUSER
 
 def partition(name):
     return name is not None and any(
-        name.startswith(f"{t}_") for t in ("completions", "cells", "job_metrics", "job_events", "job_logs")
+        name.startswith(f"{t}_")
+        for t in ("completions", "cells", "judge_replies", "job_metrics", "job_events", "job_logs")
     )
 
 
@@ -80,7 +81,7 @@ def test_versions_are_immutable_even_for_the_owner(cluster, database_name):
 
 def test_growing_tables_are_partitioned_by_month_and_take_any_time(cluster, database_name):
     with psycopg.connect(cluster.url(SUPERUSER, database_name), autocommit=True) as connection:
-        for table in ("completions", "cells", "job_metrics", "job_events", "job_logs"):
+        for table in ("completions", "cells", "judge_replies", "job_metrics", "job_events", "job_logs"):
             count = connection.execute(
                 "SELECT count(*) FROM pg_inherits WHERE inhparent = %s::regclass", [table]
             ).fetchone()[0]
@@ -94,5 +95,5 @@ def test_growing_tables_are_partitioned_by_month_and_take_any_time(cluster, data
         assert found == ("job_metrics_default",)
         # A month that has rows in the default partition already is passed over with a warning, not an error.
         connection.execute(insert, ["now"])
-        assert connection.execute("SELECT grape_make_partitions(13)").fetchone() == (5,)
+        assert connection.execute("SELECT grape_make_partitions(13)").fetchone() == (6,)
         assert connection.execute("SELECT grape_make_partitions(13)").fetchone() == (0,)

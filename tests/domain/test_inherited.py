@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.domain.inherited import JudgeFacts, contradictions, first_contradiction, own_votes
+from service.domain.inherited import JudgeFacts, contradictions, first_contradiction, first_in_rows, own_votes
 from service.domain.rubric import Criterion
 from tests.support.lint import judged
 
@@ -27,6 +27,10 @@ def criterion(scale=None, **grader):
         (JudgeFacts(confidence="logprob"), criterion(UNIT), ["scale"]),
         (JudgeFacts(confidence="logprob"), criterion(UNIT, confidence="verbal"), []),
         (JudgeFacts(), criterion(UNIT), []),
+        (JudgeFacts(lacks={"logprobs": "learned"}), criterion(), []),
+        (JudgeFacts(lacks={"logprobs": "learned"}), criterion(confidence="logprob"), ["grader/confidence"]),
+        (JudgeFacts(confidence="logprob", lacks={"logprobs": "said"}), criterion(), ["grader/confidence"]),
+        (JudgeFacts(confidence="logprob", lacks={"seed": "said"}), criterion(), []),
     ],
 )
 def test_inherited_values_count(facts, asked, places):
@@ -45,3 +49,21 @@ def test_the_sentence_says_whose_value_it_is():
     assert "inherits" not in judges.message
     assert "'jdg_0' gives a single one" in judges.message
     assert own_votes({"jdg_0": JudgeFacts(votes=3)}) == {"jdg_0": 3}
+
+
+def test_what_prompts_bring_along_is_held_to_the_same():
+    judges = {
+        "jdg_0": JudgeFacts(votes=3),
+        "jdg_1": JudgeFacts(confidence="votes"),
+        "jdg_2": JudgeFacts(confidence="logprob"),
+    }
+    fine = [
+        ("a", "jdg_0", None, "votes", None),
+        ("b", "jdg_2", None, None, "ordinal"),
+        ("c", "jdg_9", None, "votes", None),
+    ]
+    assert first_in_rows(fine, judges) is None
+    for asked in (("jdg_0", 1, "votes", None), ("jdg_1", None, None, None), ("jdg_2", None, None, "unit")):
+        found = first_in_rows([*fine, ("here", *asked)], judges)
+        assert found is not None
+        assert found[0] == "here"

@@ -69,6 +69,28 @@ def test_a_judge_that_has_changed_since_the_rubric_was_published(bench, judge, a
     assert "criterion 'nice' as its judge is now" in error["message"]
 
 
+def test_a_judge_that_has_changed_since_the_rows_came_in(bench, judge, api):
+    """What a dataset's prompts bring along is looked at again at submit, as a rubric's criteria are."""
+    own = bench.judge(judge, votes=2)
+    criteria = [bench.judged(own, key="own", grader={"type": "judge", "judge": own, "confidence": "votes"})]
+    rows = [{"prompt": f"a {k}", "reference": "a", **({"criteria": criteria} if k > 2 else {})} for k in range(5)]
+    prompts = bench.prompts(rows)
+    api.patch(f"/v1/judges/{own}", {"votes": 1})
+    for spec in (
+        bench.spec(prompts=prompts),
+        bench.spec(evaluation={"prompts": prompts, "every_steps": 2}),
+    ):
+        with pytest.raises(ApiError) as caught:
+            api.post("/v1/jobs", spec)
+        (error,) = caught.value.errors
+        place = "/evaluation/prompts" if "evaluation" in spec else "/data/prompts"
+        assert (error["pointer"], error["code"]) == (place, "contradiction")
+        assert error["message"].startswith(f"criterion 'own' of row {prompts}:4 as its judge is now")
+    api.patch(f"/v1/judges/{own}", {"votes": 2})
+    job = api.post("/v1/jobs", bench.spec(prompts=prompts))
+    api.post(f"/v1/jobs/{job['id']}/cancel")
+
+
 def test_what_only_training_steps_could_give_is_refused_of_evaluations(bench, api):
     """An author's own options of this kind are for training: an evaluation passes over them."""
     author = {"aggregation": {"pooling": "shrunk", "confidence_exponent_final": 0}}

@@ -86,3 +86,38 @@ def test_a_judge_that_has_changed_since_is_noticed_before_anything_is_asked(api)
     assert faults(lambda: api.post("/v1/gradings", body)) == [
         ("/texts/0/prompt/criteria/0/grader/votes", "contradiction")
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "asked", "place"),
+    [
+        ({}, {"confidence": "votes"}, "/criteria/0/grader/votes"),
+        ({"votes": 3, "confidence": "votes"}, {"votes": 1}, "/criteria/0/grader/votes"),
+        ({"confidence": "logprob"}, {"scale": {"type": "unit"}}, "/criteria/0/scale"),
+        ({"capabilities": {"logprobs": False}}, {"confidence": "logprob"}, "/criteria/0/grader/confidence"),
+    ],
+)
+def test_what_a_row_brings_along_is_held_to_the_same_when_it_comes_in(api, options, asked, place):
+    dataset = api.post("/v1/datasets", {"name": "p", "kind": "prompts"})["id"]
+    own = content(judge(api, **options), **asked)["criteria"]
+    rows = [{"prompt": "fine"}, {"prompt": "p", "criteria": own}]
+    assert faults(lambda: api.upload_rows(dataset, rows)) == [(place, "contradiction")]
+    assert api.get(f"/v1/datasets/{dataset}")["rows"] == 0
+    later = content("jdg_00000000000000000000000000", **asked)["criteria"]
+    assert api.upload_rows(dataset, [{"prompt": "p", "criteria": later}])["rows"] == 1  # that judge may still be made
+
+
+def test_so_are_the_prompts_of_stored_completions(api):
+    own = judge(api, votes=2, max_attempts=1)
+    plain = {"criteria": [{"key": "x", "weight": 1, "grader": {"type": "regex", "pattern": "x"}}]}
+    rubric = {"id": api.post("/v1/rubrics", {"name": "r", "content": plain})["id"]}
+    prompt = {"prompt": "p", "criteria": content(own, confidence="votes")["criteria"]}
+    grading = api.post("/v1/gradings", {"rubric": rubric, "texts": [{"prompt": prompt, "text": "a"}]})["id"]
+    assert api.wait_grading(grading, timeout_s=60)["status"] == "succeeded"
+    (row,) = api.get(f"/v1/gradings/{grading}/completions")["data"]
+    api.patch(f"/v1/judges/{own}", {"votes": 1})
+    for source in ({"completions": [row["id"]]}, {"grading": grading}):
+        place = f"/{next(iter(source))}"
+        assert faults(lambda source=source: api.post("/v1/gradings", {"rubric": rubric, **source})) == [
+            (place, "contradiction")
+        ]

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from workers.runs.cell_work import Answer, BulkWork, Work
+from workers.runs.learned import Learned
+from workers.runs.learned import as_rows as facts_as_rows
 from workers.runs.ledger import Ledger, as_rows
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,7 @@ class Answers:
 
     bulk: BulkWork
     ledger: Ledger
+    learned: Learned
     on_stored: Callable[[Work, int], None]
     _queue: asyncio.Queue[Answer | None] = field(default_factory=asyncio.Queue)
     _left: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -63,10 +66,12 @@ class Answers:
             came.setdefault((answer.work.id, answer.work.fence), []).append(answer)
         ended = [them[0].work for key, them in came.items() if self._left.get(key) == len(them)]
         counts = self.ledger.take()  # among them what these answers took, so that neither is stored without the other
+        facts = self.learned.take()
         rows = as_rows(counts) if counts else None
+        known = facts_as_rows(facts) if facts else None
         while True:
             try:
-                await asyncio.to_thread(self.bulk.store, part, ended, rows)
+                await asyncio.to_thread(self.bulk.store, part, ended, rows, known)
                 break
             except (OperationalError, InterfaceError) as error:  # away: what was answered is not asked again
                 log.warning("answers wait: %s", str(error).splitlines()[0])
@@ -74,6 +79,7 @@ class Answers:
             except Exception:  # ours to mend; the batches are claimed again when their leases have ended
                 log.exception("storing %d answers", len(part))
                 self.ledger.put_back(counts)
+                self.learned.put_back(facts)
                 break
         for key, them in came.items():
             if key in self._left:

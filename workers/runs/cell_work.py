@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from service.db.queries import abilities as ability_queries
 from service.db.queries import cell_work as queries
 from service.db.queries import cells as cell_queries
 from service.db.queries import spending as spending_queries
@@ -173,10 +174,12 @@ class BulkWork:
             with self.cells.database.transaction() as session:
                 session.execute(queries.REMEMBER, {"cells": _json(rows)})
 
-    def store(self, answers: Sequence[Answer], ended: Collection[Work], counts: str | None = None) -> list[str]:
+    def store(
+        self, answers: Sequence[Answer], ended: Collection[Work], counts: str | None = None, facts: str | None = None
+    ) -> list[str]:
         """Store cells, put those with a key into the cache, and end batches that have all; the owners of these.
 
-        `counts`: what the ledger has counted, with the calls that these answers took.
+        `counts`: what the ledger has counted, with the calls that these answers took. `facts`: what was learned of endpoints.
 
         Answers of a batch that is no longer ours change nothing there, but are remembered: somebody is about to ask for them.
         """
@@ -198,6 +201,8 @@ class BulkWork:
             session.execute(queries.ANSWER, {"answers": _json(rows)})
             if counts is not None:
                 session.execute(spending_queries.COUNTED, {"rows": counts})
+            if facts is not None:
+                session.execute(ability_queries.LEARN, {"rows": facts})
             if cached:
                 session.execute(queries.REMEMBER, {"cells": _json(cached)})
             done: set[str] = set()

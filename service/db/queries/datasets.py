@@ -71,6 +71,13 @@ def prompt_tags(project_id: str) -> Select[str]:
     return select(tags).distinct().where(DatasetRow.dataset_id.in_(_prompts_of(project_id)), having)
 
 
+JUDGED_COLUMNS = (
+    "c.criterion #>> '{grader,judge}', CAST(c.criterion #>> '{grader,votes}' AS integer), "
+    "c.criterion #>> '{grader,confidence}', c.criterion #>> '{scale,type}'"
+)
+"""Of a criterion `c.criterion` that a prompt brings along: judge, votes, confidence, type of the scale."""
+
+
 def named_by_criteria(field: str) -> TextClause:
     """What the graders of rows' own criteria name in `field` (e.g. `judge`): each value with the first row that names it."""
     return text(
@@ -84,6 +91,17 @@ def named_by_criteria(field: str) -> TextClause:
         """  # noqa: S608 (a name from our own code)
     )
 
+
+JUDGED_BY_ROWS: TextClause = text(
+    f"""
+    SELECT DISTINCT ON ({JUDGED_COLUMNS}) r.seq, c.criterion ->> 'key' AS key, {JUDGED_COLUMNS}
+    FROM dataset_rows r, jsonb_array_elements(r.content -> 'criteria') AS c(criterion)
+    WHERE r.dataset_id = :dataset_id AND r.seq <= :last_seq AND jsonb_exists(r.content, 'criteria')
+      AND c.criterion #>> '{{grader,type}}' = 'judge'
+    ORDER BY {JUDGED_COLUMNS}, r.seq
+    """  # noqa: S608 (our own text)
+)
+"""What rows' own criteria ask of judges, each combination with the first row that has it."""
 
 INCOMING: TextClause = text(
     "CREATE TEMP TABLE incoming (position bigint, content jsonb, content_hash bytea) ON COMMIT DROP"

@@ -26,6 +26,7 @@ from sqlalchemy import (
 )
 
 from service.db.queries import leases
+from service.db.queries.datasets import JUDGED_COLUMNS
 from service.db.queries.jobs import now, seconds
 from service.db.queries.spent import with_spent
 from service.db.tables import CellBatch, Completion, Grading, GradingGroup, GradingItem, Outbox
@@ -98,6 +99,24 @@ _NAMED = """
 NAMED_BY_COMPLETIONS: TextClause = text(_NAMED.format(where="c.id = ANY(CAST(:ids AS text[]))"))
 NAMED_BY_GRADING: TextClause = text(_NAMED.format(where="c.grading_id = :source_id"))
 """The judges and reward models that prompts' own criteria name."""
+
+
+_JUDGED = """
+    SELECT DISTINCT {columns}
+    FROM completions p, jsonb_array_elements(p.prompt -> 'criteria') AS c(criterion)
+    WHERE {where} AND jsonb_exists(p.prompt, 'criteria') AND c.criterion #>> '{{grader,type}}' = 'judge'
+    ORDER BY {columns}
+"""
+
+
+def _judged(where: str) -> TextClause:
+    return text(_JUDGED.format(columns=JUDGED_COLUMNS, where=where))
+
+
+JUDGED_BY_COMPLETIONS = _judged("p.id = ANY(CAST(:ids AS text[]))")
+JUDGED_BY_GRADING = _judged("p.grading_id = :source_id")
+JUDGED_BY_JOB = _judged("p.job_id = :source_id AND p.purpose = :purpose")
+"""What prompts' own criteria ask of judges, each combination once."""
 
 
 # --- who holds it ---

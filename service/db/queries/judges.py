@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from sqlalchemy import Select, and_, select, tuple_
 
+from service.db.queries.abilities import of_revision, with_learned
 from service.db.queries.spent import with_spent
-from service.db.tables import Judge, JudgeRevision
+from service.db.tables import EndpointAbilities, Judge, JudgeRevision
 
 
 def heads(project_id: str) -> Select[Judge, JudgeRevision]:
@@ -16,7 +18,7 @@ def heads(project_id: str) -> Select[Judge, JudgeRevision]:
         select(Judge, JudgeRevision)
         .join(JudgeRevision, and_(JudgeRevision.judge_id == Judge.id, JudgeRevision.revision == Judge.revision))
         .where(Judge.project_id == project_id)
-        .options(with_spent(Judge.spent, Judge.id))
+        .options(with_spent(Judge.spent, Judge.id), with_learned(Judge.learned))
     )
 
 
@@ -40,23 +42,27 @@ def revision(judge_id: str, number: int) -> Select[JudgeRevision]:
     return revisions(judge_id).where(JudgeRevision.revision == number)
 
 
-_FACTS = (
-    JudgeRevision.judge_id,
-    JudgeRevision.config["votes"].as_integer(),
-    JudgeRevision.config["confidence"].as_string(),
-)
-"""Judge, votes, source of confidence."""
-
-
-def facts(pinned: Mapping[str, int]) -> Select[str, int, str]:
-    """What criteria inherit from each of these revisions."""
-    return select(*_FACTS).where(tuple_(JudgeRevision.judge_id, JudgeRevision.revision).in_(sorted(pinned.items())))
-
-
-def facts_now(project_id: str, judge_ids: Collection[str]) -> Select[str, int, str]:
-    """What criteria inherit from these judges of a project as they are now."""
+def _facts() -> Select[str, int, str, Any, Any]:
+    """Judge, votes, source of confidence, what it is said to be able to do, what was learned."""
     return (
-        select(*_FACTS)
-        .join(Judge, and_(Judge.id == JudgeRevision.judge_id, Judge.revision == JudgeRevision.revision))
-        .where(Judge.project_id == project_id, Judge.id.in_(judge_ids))
+        select(
+            JudgeRevision.judge_id,
+            JudgeRevision.config["votes"].as_integer(),
+            JudgeRevision.config["confidence"].as_string(),
+            Judge.limits["capabilities"],
+            EndpointAbilities.learned,
+        )
+        .join(Judge, Judge.id == JudgeRevision.judge_id)
+        .outerjoin(EndpointAbilities, of_revision())
     )
+
+
+def facts(pinned: Mapping[str, int]) -> Select[str, int, str, Any, Any]:
+    """What criteria inherit from each of these revisions, and what cannot be asked of them."""
+    return _facts().where(tuple_(JudgeRevision.judge_id, JudgeRevision.revision).in_(sorted(pinned.items())))
+
+
+def facts_now(project_id: str, judge_ids: Collection[str] | None = None) -> Select[str, int, str, Any, Any]:
+    """The same of judges of a project as they are now: of these, or of all."""
+    current = _facts().where(Judge.project_id == project_id, Judge.revision == JudgeRevision.revision)
+    return current if judge_ids is None else current.where(Judge.id.in_(judge_ids))

@@ -6,7 +6,16 @@ from service.db.tables.completions import CachedCell, CellBatch, CellRequest, Ce
 from service.db.tables.datasets import Dataset, DatasetBatch, DatasetRow
 from service.db.tables.gradings import Grading, GradingGroup, GradingItem
 from service.db.tables.jobs import Attempt, Job, JobEvent, JobLog, JobMetric, Outbox
-from service.db.tables.judges import EndpointShare, EndpointState, Judge, JudgeReservation, JudgeRevision, JudgeSpending
+from service.db.tables.judges import (
+    EndpointAbilities,
+    EndpointShare,
+    EndpointState,
+    Judge,
+    JudgeReplies,
+    JudgeReservation,
+    JudgeRevision,
+    JudgeSpending,
+)
 from service.db.tables.models import Model
 from service.db.tables.projects import ApiKey, IdempotencyKey, Project
 from service.db.tables.rubrics import Rubric, RubricAlias, RubricVersion
@@ -24,6 +33,7 @@ __all__ = [
     "Dataset",
     "DatasetBatch",
     "DatasetRow",
+    "EndpointAbilities",
     "EndpointShare",
     "EndpointState",
     "Grading",
@@ -35,6 +45,7 @@ __all__ = [
     "JobLog",
     "JobMetric",
     "Judge",
+    "JudgeReplies",
     "JudgeReservation",
     "JudgeRevision",
     "JudgeSpending",

@@ -104,6 +104,7 @@ class CellRow(Base):
     calls: Mapped[int | None]
     cost_usd: Mapped[Double | None]
     tokens_estimated: Mapped[bool]
+    replies_id: Mapped[str | None]
 
 
 class CellBatch(Base):

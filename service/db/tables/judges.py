@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column, query_expression
 
-from service.db.tables.base import Base, Big, Created, Double, Id, Json, Moment, ProjectId
+from service.db.tables.base import Base, Big, Created, Double, Id, Json, Moment, PartitionTime, ProjectId
 
 
 class Judge(Base):
@@ -26,6 +26,8 @@ class Judge(Base):
     updated_at: Mapped[Created]
     spent: Mapped[Any] = query_expression()
     """What was taken of judges, where a query asks for it (`queries.spent`)."""
+    learned: Mapped[Any] = query_expression()
+    """What its endpoint can do, where a query asks for it (`queries.abilities`)."""
 
 
 class JudgeRevision(Base):
@@ -102,3 +104,30 @@ class JudgeReservation(Base):
     cost_usd: Mapped[Double]
     timeout_s: Mapped[Double]
     expires_at: Mapped[Moment]
+
+
+class EndpointAbilities(Base):
+    """What asking an endpoint's model has shown that it can do, and what not."""
+
+    __tablename__ = "endpoint_abilities"
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    base_url: Mapped[str] = mapped_column(primary_key=True)
+    model: Mapped[str] = mapped_column(primary_key=True)
+    learned: Mapped[Json]
+    updated_at: Mapped[Created]
+
+
+class JudgeReplies(Base):
+    """Everything that was replied to one question, packed (`service.domain.replies`). Partitioned by time."""
+
+    __tablename__ = "judge_replies"
+
+    id: Mapped[Id]
+    created_at: Mapped[PartitionTime]
+    project_id: Mapped[str]
+    job_id: Mapped[str | None]
+    grading_id: Mapped[str | None]
+    judge_id: Mapped[str]
+    judge_revision: Mapped[int]
+    body: Mapped[bytes]

@@ -6,6 +6,7 @@ which it was put, or gave nothing at all to a question with a schema.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -51,12 +52,16 @@ async def ask_within(
     if logprobs and abilities.logprobs is not False:
         options |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
     reply = await asker.ask(messages, options)
+    left_out = []
     while (blamed := _blamed(reply, options, abilities, wanted)) is not None:
         for name in ("response_format",) if blamed == "response_format" else ("logprobs", "top_logprobs"):
             del options[name]
+        left_out.append(blamed)
         reply = _after(reply, await asker.ask(messages, options))
-        if reply.http_status == 200:
+    if reply.http_status == 200:  # what was left out has done it
+        for blamed in left_out:
             _learn(abilities, blamed)
+    _note(abilities, reply, options, asker.config)
     if "response_format" not in options:
         return _explained(reply, asker.config), "text"
     if reply.http_status == 200:
@@ -73,8 +78,7 @@ def _blamed(reply: Reply, options: Mapping[str, Any], abilities: Abilities, want
         return None
     unsure = {"response_format": abilities.json_schema is None, "logprobs": abilities.logprobs is None}
     open_ones = [name for name in _ABOUT if name in options and not (name == "response_format" and wanted == "on")]
-    said = (reply.reason or "").lower()
-    named = [name for name in open_ones if any(word in said for word in _ABOUT[name])]
+    named = [name for name in open_ones if _is_about(reply, name)]
     return next(iter([*named, *(name for name in open_ones if unsure[name])]), None)
 
 
@@ -83,6 +87,20 @@ def _learn(abilities: Abilities, blamed: str) -> None:
         abilities.logprobs = False
     elif abilities.json_schema is None:  # one schema that was refused says nothing about those that were not
         abilities.json_schema = False
+
+
+def _note(abilities: Abilities, reply: Reply, options: Mapping[str, Any], config: JudgeConfig) -> None:
+    """What the last answer shows, beside whether it is empty."""
+    if reply.http_status == 200:
+        abilities.took(config.sampling.model_dump(exclude_none=True))
+        if "logprobs" in options and reply.text is not None:
+            abilities.saw_logprobs(given=bool(reply.logprobs))
+    elif reply.http_status in (400, 422) and _NOT_TAKEN.search(reply.reason or ""):
+        name = _refused_parameter(reply, config)
+        if name is not None:
+            abilities.sampling[name] = False
+        elif "response_format" in options and _is_about(reply, "response_format") and abilities.json_schema is None:
+            abilities.json_schema = False
 
 
 def _is_empty(reply: Reply) -> bool:
@@ -103,15 +121,34 @@ def _explained(reply: Reply, config: JudgeConfig) -> Reply:
     """A refusal with what to change in the judge, if it names a field of ours."""
     if reply.status != "infra_error" or reply.http_status not in REFUSALS:
         return reply
-    said = (reply.reason or "").lower()
-    for name in config.sampling.model_dump(exclude_none=True):
-        if f"'{name}'" in said or f'"{name}"' in said or f"`{name}`" in said or f" {name} " in said:
-            advice = f"if this model takes no '{name}', set the judge's sampling.{name} to null"
-            if name == "max_tokens":
-                advice += " and sampling.max_completion_tokens to a number"
-            reply.reason = f"{reply.reason}; {advice}"
-            break
-    else:
-        if config.structured_output == "on" and any(word in said for word in _ABOUT["response_format"]):
-            reply.reason = f"{reply.reason}; set the judge's structured_output to 'auto' or 'off'"
+    name = _refused_parameter(reply, config)
+    if name is not None:
+        advice = f"if this model takes no '{name}', set the judge's sampling.{name} to null"
+        if name == "max_tokens":
+            advice += " and sampling.max_completion_tokens to a number"
+        reply.reason = f"{reply.reason}; {advice}"
+    elif config.structured_output == "on" and _is_about(reply, "response_format"):
+        reply.reason = f"{reply.reason}; set the judge's structured_output to 'auto' or 'off'"
     return reply
+
+
+_NOT_TAKEN = re.compile(
+    r"(?i)unsupported|not (?:be )?supported|does(?:n't| not) support|not (?:permitted|allowed|available|accepted)"
+    r"|un(?:known|recognized|recognised|expected)"
+)
+"""A refusal that is about the parameter itself; others are about its value."""
+
+
+def _refused_parameter(reply: Reply, config: JudgeConfig) -> str | None:
+    """The sampling parameter that a refusal names."""
+    if reply.status != "infra_error" or reply.http_status not in REFUSALS:
+        return None
+    said = (reply.reason or "").lower()
+    marks = ("'{}'", '"{}"', '"{}\\"', "`{}`", " {} ")
+    sent = config.sampling.model_dump(exclude_none=True)
+    return next((name for name in sent if any(mark.format(name) in said for mark in marks)), None)
+
+
+def _is_about(reply: Reply, option: str) -> bool:
+    said = (reply.reason or "").lower()
+    return any(word in said for word in _ABOUT[option])
