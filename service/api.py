@@ -14,6 +14,7 @@ from service.jobs.endpoints import jobs
 from service.judges.endpoints import judges
 from service.models.endpoints import models
 from service.projects.endpoints import projects
+from service.revisions.endpoints import revisions
 from service.rubrics.endpoints import rubrics
 from service.rubrics.endpoints_formats import rubric_formats
 from service.telemetry import telemetry
@@ -31,5 +32,6 @@ ROUTERS: tuple[APIRouter, ...] = (
     jobs,
     completions,
     gradings,
+    revisions,
     checkpoints,
 )

@@ -61,7 +61,8 @@ class CompletionOut(BaseModel):
     group (`algorithm.truncated: penalty`): the penalty itself follows from `token_count` and the job's token limit.
 
     A grading's completion has `grading` in place of `job_id`, neither step nor attempt, and no tokens; `source` names the stored
-    completion whose text it is.
+    completion whose text it is. A revision names in `revision_of` the completion that it was to make better; its original, graded
+    afresh beside it, has the purpose `regraded`.
     """
 
     id: str
@@ -99,7 +100,7 @@ class CompletionOut(BaseModel):
         """From its rows."""
         same = ("id", "job_id", "purpose", "index", "member", "prompt", "text", "finish_reason",
                 "weighting", "coverage", "reward", "plain_reward", "unscaled_advantage", "scale_factor", "advantage",
-                "parts", "imputed", "signal", "created_at")  # fmt: skip
+                "parts", "imputed", "signal", "revision_of", "created_at")  # fmt: skip
         sampled = row.job_id is not None
         return cls(
             grading=row.grading_id,
@@ -109,7 +110,6 @@ class CompletionOut(BaseModel):
             token_ids=list(row.token_ids),
             token_count=len(row.token_ids) if sampled else None,
             cells=_cells_of(row, cells),
-            revision_of=None,
             source=row.source_id,
             rubric={"id": row.rubric_id, "version": row.rubric_version},
             **{name: getattr(row, name) for name in same},

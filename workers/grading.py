@@ -19,6 +19,7 @@ import httpx
 import uvloop
 
 from service.config import Settings
+from service.domain.asked import Told
 from service.domain.criteria import criteria_of
 from service.domain.grade import Cell
 from service.domain.grader import JudgeGrader
@@ -30,6 +31,7 @@ from workers.graders.judge.abilities import Abilities, ReplyFormat
 from workers.graders.judge.cell import grade_completion
 from workers.graders.judge.client import Endpoint
 from workers.graders.judge.connections import judge_client
+from workers.graders.judge.plain import told
 from workers.graders.judge.terms import Room
 from workers.runs.answers import Answers
 from workers.runs.budget import Account
@@ -39,6 +41,7 @@ from workers.runs.identity import process_identity
 from workers.runs.known import Ask, Known
 from workers.runs.learned import Learned
 from workers.runs.ledger import Ledger
+from workers.runs.plain_asks import PlainAsk, plain_asks
 from workers.runs.purses import Purse, Purses
 from workers.runs.shares import Address, Shares, Worker
 
@@ -168,9 +171,13 @@ class GradingEngine:
         assert self._code is not None
         asks: list[Ask] = []
         codes: list[CodeAsk] = []
+        plain: list[PlainAsk] = []
         for work in works:
             self._held[work.id] = _Held(work, len(work.todo))
             self._answers.expect(work)
+            if work.questions is not None:
+                plain += plain_asks(work)
+                continue
             asks += _asks(work)
             codes += code_asks(work)
         known = Known(self._bulk, self._formats)
@@ -183,27 +190,45 @@ class GradingEngine:
             raise
         for answer in [*answers, *known_code]:
             self._answers.put(answer)
-        rest: dict[str, list[Ask | CodeAsk]] = {work.id: [] for work in works}
-        for ask in [*left, *left_code]:
+        rest: dict[str, list[Ask | CodeAsk | PlainAsk]] = {work.id: [] for work in works}
+        for ask in [*left, *left_code, *plain]:
             rest[ask.work.id].append(ask)
         for work in works:
             held = self._held.get(work.id)
             if held is not None and held.work is work and rest[work.id]:
                 held.task = asyncio.create_task(self._grade(work, rest[work.id], known))
 
-    async def _grade(self, work: Work, asks: list[Ask | CodeAsk], known: Known) -> None:
+    async def _grade(self, work: Work, asks: list[Ask | CodeAsk | PlainAsk], known: Known) -> None:
         """Ask for what is left of a batch; answers go to the writer as they come."""
         assert self._code is not None
         try:
             async with asyncio.TaskGroup() as group:
                 for ask in asks:
-                    group.create_task(self._code.run(ask) if isinstance(ask, CodeAsk) else self._ask(ask, known))
+                    group.create_task(self._answer(ask, known))
         except asyncio.CancelledError:
             self._drop(work)
             raise
         except Exception:
             log.exception("batch %s of %s", work.id, work.owner_id)
             self._drop(work)
+
+    async def _answer(self, ask: Ask | CodeAsk | PlainAsk, known: Known) -> None:
+        assert self._code is not None
+        if isinstance(ask, CodeAsk):
+            await self._code.run(ask)
+        elif isinstance(ask, PlainAsk):
+            assert self._answers is not None
+            self._answers.put(Answer(ask.work, ask.index, await self._ask_plainly(ask)))
+        else:
+            await self._ask(ask, known)
+
+    async def _ask_plainly(self, ask: PlainAsk) -> Told:
+        assert self._purses is not None
+        account = Account(ask.work.owner_id, ask.judge.id, ask.work.project_id)
+        endpoint = self._endpoint(ask.judge, self._purses.purse(account, ask.judge.limits, ask.work.budget))
+        if isinstance(endpoint, str):
+            return Told(status="infra_error", reason=endpoint)
+        return told(await endpoint.ask(ask.messages), ask.judge.limits.price)
 
     async def _ask(self, ask: Ask, known: Known) -> None:
         assert self._answers is not None

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from service.config import Settings
 from service.db.tables import Judge, JudgeRevision
+from service.domain.asked import Told
 from service.domain.checkpoint import CheckpointFile
 from service.domain.criteria import criteria_of
 from service.domain.grade import Cell
@@ -31,7 +33,7 @@ from workers.runs.local_purse import LocalPurse
 from workers.runs.shares import Worker
 
 if TYPE_CHECKING:
-    from workers.graders.local.graders import LocalGraders
+    from workers.graders.local.graders import LocalGraders, PinnedJudge
     from workers.policy.loading import ModelFiles
 
 log = logging.getLogger(__name__)
@@ -98,6 +100,10 @@ class LocalGradingEngine:
 
     def _grade(self, batch: ClaimedBatch) -> None:
         """All cells at once: a batch that was begun elsewhere has none, so equal batches are always graded alike."""
+        if batch.questions is not None:
+            self._answer(batch)
+            return
+        assert batch.content is not None
         criteria = {criterion.key: criterion for criterion in criteria_of(batch.content, batch.prompt)}
         todo = [(index, criteria[key]) for index, key in batch.todo]
         judges = {judge: self.work.judge(judge, batch.judges[judge]) for judge in batch.local_judges}
@@ -113,14 +119,34 @@ class LocalGradingEngine:
             log.exception("batch %s of %s", batch.id, batch.owner_id)
             reason = f"the model failed: {_said(error)}"[:1000]
             cells = [(index, _failed(criterion, reason)) for index, criterion in todo]
+        self._store(batch, [*known, *cells])
+        cache.remember(cells, keys)
+        self.work.finish(batch)
+
+    def _answer(self, batch: ClaimedBatch) -> None:
+        """The same for plain questions."""
+        assert batch.questions is not None
+        head, row = self.work.judge(batch.asked, batch.judges[batch.asked])
+        places = [index for index, _ in batch.todo]
+        try:
+            asked = [batch.questions[index] for index in places]
+            told = self._models().ask(_pinned(head, row), asked, self._purse(batch, batch.asked))
+        except Exception as error:
+            if self._lost.is_set() or self._stopping.is_set():
+                self.work.leave_budgets()
+                return
+            log.exception("batch %s of %s", batch.id, batch.owner_id)
+            told = [Told(status="infra_error", reason=f"the model failed: {_said(error)}"[:1000]) for _ in places]
+        self._store(batch, list(zip(places, told, strict=True)))
+        self.work.finish(batch)
+
+    def _store(self, batch: ClaimedBatch, answers: Sequence[tuple[int, Cell | Told]]) -> None:
         counts = self._ledger.take()
         try:
-            self.work.answer(batch, [*known, *cells], as_rows(counts) if counts else None)
+            self.work.answer(batch, answers, as_rows(counts) if counts else None)
         except BaseException:
             self._ledger.put_back(counts)  # the calls were made, whoever answers the batch
             raise
-        cache.remember(cells, keys)
-        self.work.finish(batch)
 
     def _cells(
         self,
@@ -128,17 +154,10 @@ class LocalGradingEngine:
         todo: list[tuple[int, Criterion]],
         judges: dict[str, tuple[Judge, JudgeRevision]],
     ) -> list[tuple[int, Cell]]:
-        from workers.graders.local.graders import LocalBatch, PinnedJudge
+        from workers.graders.local.graders import LocalBatch
 
-        pinned = {
-            judge_id: PinnedJudge(
-                judge_id,
-                row.revision,
-                JudgeConfig.model_validate(row.config),
-                JudgeLimits.model_validate(head.limits).concurrency,
-            )
-            for judge_id, (head, row) in judges.items()
-        }
+        assert batch.content is not None
+        pinned = {judge_id: _pinned(head, row) for judge_id, (head, row) in judges.items()}
         graders, guidelines = self._models(), batch.content.guidelines
         purses = {judge_id: self._purse(batch, judge_id) for judge_id in judges}
         return graders.grade(LocalBatch(batch.prompt, batch.texts, todo, batch.models, pinned, guidelines, purses))
@@ -189,6 +208,13 @@ class LocalGradingEngine:
                     self._lost.set()
             except Exception as error:
                 log.warning("renewing cells: %s", error)
+
+
+def _pinned(head: Judge, row: JudgeRevision) -> PinnedJudge:
+    from workers.graders.local.graders import PinnedJudge
+
+    config, limits = JudgeConfig.model_validate(row.config), JudgeLimits.model_validate(head.limits)
+    return PinnedJudge(head.id, row.revision, config, limits.concurrency)
 
 
 def _said(error: BaseException) -> str:

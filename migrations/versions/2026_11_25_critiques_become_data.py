@@ -15,7 +15,7 @@ from alembic import op
 revision = "0004"
 down_revision = "0003"
 
-TOPICS = ("replies",)
+TOPICS = ("replies", "revisions")
 
 SQL = Path(__file__).parent.parent / "sql"
 

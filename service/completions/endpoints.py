@@ -11,6 +11,7 @@ from service.completions.schemas import CritiqueOut
 from service.db.queries import completions as queries
 from service.db.queries import gradings as grading_queries
 from service.db.queries import jobs as job_queries
+from service.db.queries import revisions as revision_queries
 from service.db.tables import CellRow, Completion, Grading, Job
 from service.deps import CallerDep, Listing, PageDep, SessionDep
 from service.domain.grade import CellStatus
@@ -33,7 +34,7 @@ class _Filters:
         status: CellStatus | None = None,
         reward_gte: float | None = None,
         reward_lte: float | None = None,
-        purpose: Literal["train", "evaluation", "comparison"] = "train",
+        purpose: Literal["train", "evaluation", "comparison", "revision", "regraded"] = "train",
     ) -> None:
         self.purpose = purpose
         self.cell = (criterion, status)
@@ -97,6 +98,25 @@ async def list_graded(
         statement = queries.with_cell(statement, criterion, status)
     found = await page.fetch(session, statement, [Completion.position], lambda row: row, lambda row: [row.position])
     return await _shown(session, found)
+
+
+@completions.get("/v1/revisions/{revision_id}/completions", openapi_extra=needs("grade"))
+async def list_revised(
+    revision_id: str,
+    session: SessionDep,
+    caller: CallerDep,
+    page: PageDep,
+    purpose: Literal["revision", "regraded"] | None = None,
+) -> Listing[CompletionOut]:
+    """Revisions and their originals with the cells that they were compared by; original before revision."""
+    statement = revision_queries.by_id(caller.project_id, revision_queries.REVISION, revision_id)
+    if await session.scalar(statement.with_only_columns(Grading.id)) is None:
+        raise NotFound(f"there is no request for revisions '{revision_id}'")
+    found = queries.of_grading(revision_id)
+    if purpose is not None:
+        found = found.where(Completion.purpose == purpose)
+    rows = await page.fetch(session, found, [Completion.position], lambda row: row, lambda row: [row.position])
+    return await _shown(session, rows)
 
 
 async def _shown(session: SessionDep, found: Listing[Completion]) -> Listing[CompletionOut]:

@@ -9,6 +9,7 @@ from pydantic import Field, JsonValue, TypeAdapter, model_validator
 from service.domain.base import Value, refuse
 from service.domain.conversation import Message, Name, NonEmptyText, Text, shown_messages
 from service.domain.criteria import PromptCriteria
+from service.domain.lineage import Lineage
 from service.domain.origin import Origin
 
 DatasetKind = Literal["prompts", "demonstrations", "preferences"]
@@ -75,6 +76,7 @@ class DemonstrationRow(Value):
     weight: Annotated[float, Field(gt=0)] = 1.0
     metadata: dict[str, JsonValue] = {}
     origin: Origin | None = None
+    lineage: Lineage | None = None
 
     @model_validator(mode="after")
     def _one_shape(self) -> DemonstrationRow:
@@ -107,6 +109,7 @@ class PreferenceRow(Value):
     margin: Annotated[float, Field(ge=0, le=1e6)] | None = None
     metadata: dict[str, JsonValue] = {}
     origin: Origin | None = None
+    lineage: Lineage | None = None
 
     @model_validator(mode="after")
     def _a_pair(self) -> PreferenceRow:

@@ -23,6 +23,8 @@ PREFIXES = {
     "event": "evt",
     "group": "grp",
     "revision": "rev",
+    "labelling": "lab",
+    "result": "res",
     "operation": "op",
     "request": "req",
     "worker": "wrk",

@@ -111,11 +111,13 @@ class FakeJudge:
             await _reply(send, 400, {}, {"error": {"message": message, "param": unknown}})
             return
         text = request["messages"][-1]["content"]
-        found = re.search(r"^The (?:answer|step) to grade:\n(`+)\n(.*?)\n\1$", text, re.DOTALL | re.MULTILINE)
+        found = re.search(
+            r"^The (?:answer|step) (?:to grade|so far):\n(`+)\n(.*?)\n\1$", text, re.DOTALL | re.MULTILINE
+        )
         question = Question(
             body=request,
             text=text,
-            nonce=re.findall(r"^The nonce: (\S+)$", text, re.MULTILINE)[-1],
+            nonce=(re.findall(r"^The nonce: (\S+)$", text, re.MULTILINE) or [""])[-1],
             criteria=re.findall(r'^- criterion "([^"]+)"', text, re.MULTILINE),
             answer=found.group(2) if found else "",
             headers=headers,

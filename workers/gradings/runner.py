@@ -17,6 +17,8 @@ from workers.gradings.grade import Grader
 from workers.gradings.results import Answer, StoredResults
 from workers.gradings.reuse import Regrader
 from workers.gradings.rubrics import Rubrics
+from workers.revisions.labelling import Labelling
+from workers.revisions.run import Revising
 from workers.runs.cells import channel
 from workers.runs.grading_claims import GradingClaims
 from workers.runs.gradings import GradingFailure, HeldGrading
@@ -24,7 +26,7 @@ from workers.runs.held import StaleFence
 
 log = logging.getLogger(__name__)
 
-SLOTS = {"try": 8, "reuse": 2, "grade": 8}
+SLOTS = {"try": 8, "reuse": 2, "grade": 8, "revise": 4}
 """How many gradings of each lane a worker holds at once."""
 WINDOWS = 8
 """Open judged cells of a grading, in multiples of what the worker has in flight."""
@@ -160,6 +162,11 @@ class GradingRunner:
             regrader = Regrader(held, Rubrics(held), check)
             regrader.run()
             held.succeed(regrader.summary.as_json())
+            return
+        if held.grading.purpose in ("revision", "labelling"):
+            kind = Revising if held.grading.purpose == "revision" else Labelling
+            most = WINDOWS * self.settings.grading.concurrency // 4
+            kind(held, most, check, self.bell.listen(channel(held.id)), self.asked).run()
             return
         is_try = held.grading.purpose == "try"
         results = Answer(held) if is_try else StoredResults(held)

@@ -123,6 +123,8 @@ def _bounds(session: Session, worker: Worker, account: Account, wish: Wish) -> I
     who, advice = "job", f'raise it when you resume: POST /v1/jobs/{account.owner_id}/resume {{"limits": {{…}}}}'
     if account.owner_id.startswith("grd_"):
         who, advice = "grading", "ask for another grading with a higher one: cells that are known are not asked again"
+    elif not account.owner_id.startswith("job_"):
+        who, advice = "request", "ask again with a higher one"
     if budget.judge_calls is not None:
         held = sum(row.calls for row in mine) + wish.hold_calls
         left = budget.judge_calls - spent.calls

@@ -17,6 +17,7 @@ from service.db.queries import abilities as ability_queries
 from service.db.queries import cell_work as queries
 from service.db.queries import cells as cell_queries
 from service.db.queries import spending as spending_queries
+from service.domain.asked import Messages, Told
 from service.domain.grade import Cell
 from service.domain.judge import JudgeConfig, JudgeLimits
 from service.domain.pinned import pinned_version
@@ -55,7 +56,10 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A claimed batch with everything that grading it needs. `fresh` cells are not looked up in the cache."""
+    """A claimed batch with everything that grading it needs. `fresh` cells are not looked up in the cache.
+
+    A batch of plain questions has `questions` and the judge that is `asked`, and neither texts nor a rubric's content.
+    """
 
     id: str
     owner_id: str
@@ -63,11 +67,13 @@ class Work:
     fence: int
     prompt: dict[str, Any]
     texts: list[str]
-    content: RubricContent
+    content: RubricContent | None
     judges: dict[str, PinnedJudge]
     budget: JudgeBudget
     todo: list[tuple[int, str]]
     fresh: bool
+    questions: list[Messages] | None = None
+    asked: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,7 @@ class Answer:
 
     work: Work
     index: int
-    cell: Cell
+    cell: Cell | Told
     key: bytes | None = None
 
 
@@ -117,9 +123,11 @@ class BulkWork:
                     owner_id=owner_id,
                     project_id=row.project_id,
                     fence=row.fence,
-                    prompt=row.payload["prompt"],
-                    texts=row.payload["texts"],
-                    content=owner.content(row.payload["rubric"]),
+                    prompt=row.payload.get("prompt", {}),
+                    texts=row.payload.get("texts", []),
+                    content=owner.content(row.payload["rubric"]) if "rubric" in row.payload else None,
+                    questions=row.payload.get("questions"),
+                    asked=row.payload.get("judge", ""),
                     judges={name: judges[name, number] for name, number in owner.resolved["judges"].items()},
                     budget=budgets[owner_id],
                     todo=todo[row.id],

@@ -18,6 +18,7 @@ from service.db.queries import cells as queries
 from service.db.queries import jobs as job_queries
 from service.db.queries import spending as spending_queries
 from service.db.tables import CellRequest, Grading, Job, Judge, JudgeRevision, Model, Outbox
+from service.domain.asked import Messages, Told
 from service.domain.grade import Cell
 from service.domain.ids import new_id
 from service.domain.pinned import pinned_version
@@ -149,7 +150,7 @@ class CellDesk:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedBatch:
-    """A batch that this grading worker holds. `fresh` cells are not looked up in the cache."""
+    """A batch that this grading worker holds. `fresh` cells are not looked up in the cache; plain questions have no content."""
 
     id: str
     owner_id: str
@@ -157,13 +158,15 @@ class ClaimedBatch:
     fence: int
     prompt: dict[str, Any]
     texts: list[str]
-    content: RubricContent
+    content: RubricContent | None
     judges: dict[str, int]
     local_judges: dict[str, str]
     models: dict[str, Any]
     todo: list[tuple[int, str]]
     fresh: bool
     budget: JudgeBudget
+    questions: list[Messages] | None = None
+    asked: str = ""
 
 
 @dataclass(slots=True)
@@ -186,16 +189,19 @@ class CellWork(Leases):
                 session.execute(job_queries.forget_messages(row.id))
                 owner = session.get_one(Job, row.job_id) if row.job_id else session.get_one(Grading, row.grading_id)
                 todo = [(index, criterion) for index, criterion in session.execute(queries.unanswered(row.id))]
-                version = pinned_version(owner.resolved, row.payload["rubric"])
+                named = row.payload.get("rubric")
+                version = pinned_version(owner.resolved, named) if named is not None else None
                 claimed.append(
                     ClaimedBatch(
                         id=row.id,
                         owner_id=owner.id,
                         project_id=row.project_id,
                         fence=row.fence,
-                        prompt=row.payload["prompt"],
-                        texts=row.payload["texts"],
-                        content=RubricContent.model_validate(version["content"]),
+                        prompt=row.payload.get("prompt", {}),
+                        texts=row.payload.get("texts", []),
+                        content=RubricContent.model_validate(version["content"]) if version is not None else None,
+                        questions=row.payload.get("questions"),
+                        asked=row.payload.get("judge", ""),
                         judges=owner.resolved["judges"],
                         local_judges=owner.resolved.get("local_judges", {}),
                         models=owner.resolved.get("models", {}),
@@ -216,7 +222,9 @@ class CellWork(Leases):
         with self.database.transaction() as session:
             return session.get_one(Judge, judge_id), session.get_one(JudgeRevision, (judge_id, revision))
 
-    def answer(self, batch: ClaimedBatch, answers: Sequence[tuple[int, Cell]], counts: str | None = None) -> None:
+    def answer(
+        self, batch: ClaimedBatch, answers: Sequence[tuple[int, Cell | Told]], counts: str | None = None
+    ) -> None:
         """Store cells, if the claim still holds and nobody has; what the ledger has counted; and give back what was set aside."""
         rows = [
             {"completion_index": index, "criterion": cell.criterion, "cell": cell.model_dump(mode="json")}

@@ -15,6 +15,7 @@ from service.db.queries import grading_items as item_queries
 from service.db.queries import gradings as queries
 from service.db.queries.rubrics import these_versions
 from service.db.tables import CellBatch, CellRequest, Grading, Outbox
+from service.domain.asked import PLAIN, Messages, Told
 from service.domain.grade import Cell
 from service.domain.ids import new_id
 from workers.runs.copying import copy_rows, driver
@@ -33,7 +34,10 @@ class GradingFailure(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Cells to ask the workers of a queue for: some texts of one group with one prompt. `key` starts with the group's number."""
+    """Cells to ask the workers of a queue for: some texts of one group with one prompt. `key` starts with the group's number.
+
+    `fresh` cells are asked for even where they are known.
+    """
 
     key: str
     queue: str
@@ -41,6 +45,38 @@ class Question:
     prompt: dict[str, Any]
     texts: list[str]
     criteria: list[str]
+    fresh: bool = False
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """What the worker is told."""
+        found = {"rubric": self.rubric, "prompt": self.prompt, "texts": self.texts}
+        return {**found, "fresh": True} if self.fresh else found
+
+    @property
+    def places(self) -> list[tuple[int, str]]:
+        """(index, criterion) of each cell."""
+        return [(i, c) for i in range(len(self.texts)) for c in self.criteria]
+
+
+@dataclass(frozen=True, slots=True)
+class PlainQuestion:
+    """Texts to ask a judge's endpoint or model for. `key` starts with the group's number."""
+
+    key: str
+    queue: str
+    judge: str
+    questions: list[Messages]
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """What the worker is told."""
+        return {"judge": self.judge, "questions": self.questions}
+
+    @property
+    def places(self) -> list[tuple[int, str]]:
+        """(index, `text`) of each answer."""
+        return [(i, PLAIN) for i in range(len(self.questions))]
 
 
 class HeldGrading:
@@ -129,8 +165,14 @@ class HeldGrading:
 
     # --- judges ---
 
-    def ask(self, numbers: Collection[int], questions: Sequence[Question], priority: int) -> None:
-        """Ask the judges about these groups, once: a group is `asked` in the transaction that asks."""
+    def ask(
+        self,
+        numbers: Collection[int],
+        questions: Sequence[Question | PlainQuestion],
+        priority: int,
+        status: str = "asked",
+    ) -> None:
+        """Ask the judges about these groups, once: a group gets the `status` in the transaction that asks."""
         batches, requests = [], []
         for question in questions:
             batch_id = new_id("batch")
@@ -143,18 +185,17 @@ class HeldGrading:
                     "queue": question.queue,
                     "status": "queued",
                     "priority": priority,
-                    "payload": {"rubric": question.rubric, "prompt": question.prompt, "texts": question.texts},
+                    "payload": question.payload,
                     "fence": 0,
                 }
             )
             requests += [
                 {"batch_id": batch_id, "completion_index": i, "criterion": c, "project_id": self.project_id}
-                for i in range(len(question.texts))
-                for c in question.criteria
+                for i, c in question.places
             ]
 
         def work(session: Session) -> None:
-            if session.execute(item_queries.mark(self.id, numbers, "asked")).first() is None:
+            if session.execute(item_queries.mark(self.id, numbers, status)).first() is None:
                 return
             if batches:
                 session.execute(insert(CellBatch), batches)
@@ -182,6 +223,14 @@ class HeldGrading:
             table[index][criterion] = Cell.model_validate(cell)
         return found
 
+    def told(self, keys: Sequence[str]) -> dict[str, list[Told]]:
+        """The answers to the plain questions of these keys, in their order."""
+        rows = self.read(lambda session: list(session.execute(cell_queries.answered(self.id, keys))))
+        found: dict[str, list[Told]] = {key: [] for key in keys}
+        for key, _, _, cell in rows:
+            found[key].append(Told.model_validate(cell))
+        return found
+
     def show_progress(self, done: int, failed: int) -> None:
         """Cells of finished groups, `done` and `failed`, and those that have come for others."""
 
@@ -202,6 +251,7 @@ class HeldGrading:
         cells: Sequence[dict[str, Any]],
         done: int,
         failed: int,
+        also: Callable[[Session], None] = lambda session: None,
     ) -> None:
         """Completions and cells of these groups, in the transaction that ends them; their batches go."""
 
@@ -210,6 +260,7 @@ class HeldGrading:
                 return
             copy_rows(session, "completions", completions)
             copy_rows(session, "cells", cells)
+            also(session)
             if keys:
                 session.execute(cell_queries.forget(self.id, keys))
 
@@ -246,6 +297,18 @@ class HeldGrading:
     def fail(self, code: str, message: str, **values: Any) -> None:
         """The other end."""
         self._end("failed", error={"code": code, "message": message}, **values)
+
+    def conclude(self, work: Callable[[Session], dict[str, Any]]) -> None:
+        """The good end, with what `work` does in the same transaction; it returns the summary."""
+
+        def end(session: Session) -> None:
+            if session.execute(queries.touch(self.id, self.fence)).first() is None:
+                raise StaleFence(f"fence {self.fence} of {self.id} is stale")
+            session.execute(queries.end(self.id, "succeeded", fence=self.fence, summary=work(session)))
+            for statement in queries.leftovers(self.id):
+                session.execute(statement)
+
+        self.read(end)
 
     def _end(self, status: str, **values: Any) -> None:
         def work(session: Session) -> None:

@@ -19,8 +19,8 @@ GRADING_TASKS = {GRADING: "workers.tasks.grading.grade", GRADING_LOCAL: "workers
 
 
 def owner(owner_id: str) -> str:
-    """The column that names the owner of a batch: a job's, or a grading's."""
-    return "grading_id" if owner_id.startswith("grd_") else "job_id"
+    """The column that names the owner of a batch: a job's, or a grading's (a request for revisions is one too)."""
+    return "job_id" if owner_id.startswith("job_") else "grading_id"
 
 
 def _of(owner_id: str) -> ColumnElement[bool]:

@@ -146,9 +146,10 @@ def open_groups(grading_id: str, status: str, after: int = -1, limit: int | None
     )
 
 
-def _members(
+def members(
     grading_id: str, numbers: Collection[int], columns: Sequence[Any], *, asked: bool = False
 ) -> Select[*tuple[Any, ...]]:
+    """These columns of groups' members, in order of group and position; stored completions stand beside their items."""
     statement = (
         select(GradingGroup.number, GradingItem.position, *columns)
         .select_from(GradingGroup)
@@ -172,7 +173,7 @@ def texts_of(grading_id: str, numbers: Collection[int]) -> Select[*tuple[Any, ..
         func.coalesce(GradingItem.text, Completion.text),
     )
     columns = [prompt.label("prompt"), text_.label("text"), GradingItem.completion_id, Completion.group_id]
-    return _members(grading_id, numbers, columns)
+    return members(grading_id, numbers, columns)
 
 
 def cells_to_reuse(grading_id: str, numbers: Collection[int]) -> Select[*tuple[Any, ...]]:
@@ -188,7 +189,7 @@ def cells_to_reuse(grading_id: str, numbers: Collection[int]) -> Select[*tuple[A
         *_ASKED_BY,
         *prompt,
     ]
-    return _members(grading_id, numbers, columns, asked=True)
+    return members(grading_id, numbers, columns, asked=True)
 
 
 STORED_CELLS = """

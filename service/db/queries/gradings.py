@@ -124,10 +124,11 @@ JUDGED_BY_JOB = _judged("p.job_id = :source_id AND p.purpose = :purpose")
 
 LANES: dict[str, ColumnElement[bool]] = {
     "try": Grading.purpose == "try",
-    "reuse": and_(Grading.purpose != "try", Grading.reuse_cells),
-    "grade": and_(Grading.purpose != "try", ~Grading.reuse_cells),
+    "reuse": and_(Grading.purpose == "grading", Grading.reuse_cells),
+    "grade": and_(Grading.purpose == "grading", ~Grading.reuse_cells),
+    "revise": Grading.purpose.in_(("revision", "labelling")),
 }
-"""Gradings that never stand behind each other: a person waits, nobody is asked, judges are asked."""
+"""Gradings that never stand behind each other: a person waits, nobody is asked, judges are asked, revisers are asked."""
 
 
 def claim(worker_id: str, lease_s: float, lane: str, *, lapsed: bool) -> Executable:

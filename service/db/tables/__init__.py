@@ -18,6 +18,7 @@ from service.db.tables.judges import (
 )
 from service.db.tables.models import Model
 from service.db.tables.projects import ApiKey, IdempotencyKey, Project
+from service.db.tables.revisions import RevisionResult
 from service.db.tables.rubrics import Rubric, RubricAlias, RubricVersion
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "Model",
     "Outbox",
     "Project",
+    "RevisionResult",
     "Rubric",
     "RubricAlias",
     "RubricVersion",

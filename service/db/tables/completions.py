@@ -25,7 +25,7 @@ class Completion(Base):
     """One completion with its group's arithmetic, of a job or of a grading. Partitioned by time.
 
     `position` is a grading's input order, `source_id` the stored completion that it has graded. `cells_of`: aggregated anew from
-    that completion's cells, of which those in `reused` count.
+    that completion's cells, of which those in `reused` count. `revision_of`: the completion that it is to be better than.
     """
 
     __tablename__ = "completions"
@@ -65,6 +65,7 @@ class Completion(Base):
     cells_of: Mapped[str | None]
     cells_created_at: Mapped[Moment | None]
     reused: Mapped[Texts | None]
+    revision_of: Mapped[str | None]
 
 
 class CellRow(Base):

@@ -127,6 +127,11 @@ def _entries(text: str, nonce: str) -> tuple[int, list[dict[str, Any]]]:
     return start, entries
 
 
+def objects_in(text: str) -> list[dict[str, Any]]:
+    """The JSON objects of a reply that are well formed, in their order."""
+    return [dict(value) for _, _, value in _objects(text) if not value.fault]
+
+
 def _objects(text: str) -> list[tuple[int, int, _Object]]:
     """Every JSON object in the text that is not part of another, with its place; thinking holds none.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from service.domain.asked import Messages, Told
 from service.domain.grade import Cell
 from service.domain.grader import JudgeGrader
 from service.domain.job_state import JobFailure
@@ -17,8 +18,10 @@ from service.domain.model import UNNORMALISED, Normalisation
 from service.domain.rubric import Criterion
 from workers.graders.here import grade_here
 from workers.graders.judge.cell import grade_completion
+from workers.graders.judge.client import Reply
+from workers.graders.judge.plain import told
 from workers.graders.judge.purse import UNCOUNTED, Purse
-from workers.graders.local.judge import LocalJudge, load_judge, questions
+from workers.graders.local.judge import JudgeModel, LocalJudge, load_judge, questions
 from workers.graders.local.reward import RewardScorer
 from workers.graders.local.shelf import Shelf
 from workers.policy.loading import ModelFiles, pick_device
@@ -101,12 +104,28 @@ class LocalGraders:
             found.extend((index, cell) for index, row in zip(indices, rows, strict=True) for cell in row.values())
         return found
 
-    def _judge(self, batch: LocalBatch, judge: PinnedJudge, todo: Todo) -> list[tuple[int, Cell]]:
-        assert judge.config.model is not None
+    def ask(self, judge: PinnedJudge, questions: Sequence[Messages], purse: Purse) -> list[Told]:
+        """The answers to plain questions, put to the model together. Raises as `grade` does."""
         try:
-            files = self.files(judge.config.model)
-            size = sum(file.bytes for file in (files.base or files).files)
-            loaded = self.shelf.take(f"judge/{files.hash}", size, lambda: load_judge(files, self.device))
+            loaded = self._load(judge)
+        except JobFailure as failure:
+            return [Told(status="infra_error", reason=failure.message) for _ in questions]
+        asker = LocalJudge(loaded, judge.config, judge.concurrency, len(questions), self.check, purse)
+
+        async def all_of_them() -> list[Reply]:
+            return await asyncio.gather(*(asker.ask(messages) for messages in questions))
+
+        return [told(reply, None) for reply in asyncio.run(all_of_them())]
+
+    def _load(self, judge: PinnedJudge) -> JudgeModel:
+        assert judge.config.model is not None
+        files = self.files(judge.config.model)
+        size = sum(file.bytes for file in (files.base or files).files)
+        return self.shelf.take(f"judge/{files.hash}", size, lambda: load_judge(files, self.device))
+
+    def _judge(self, batch: LocalBatch, judge: PinnedJudge, todo: Todo) -> list[tuple[int, Cell]]:
+        try:
+            loaded = self._load(judge)
         except JobFailure as failure:
             return [(index, failed(criterion, failure.message)) for index, criterion in todo]
         asked: dict[int, list[Criterion]] = {}

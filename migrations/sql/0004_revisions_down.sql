@@ -1,0 +1,10 @@
+DROP TABLE revision_results;
+ALTER TABLE completions DROP COLUMN revision_of;
+DELETE FROM cells WHERE grading_id IN (SELECT id FROM gradings WHERE purpose IN ('revision', 'labelling'));
+DELETE FROM completions WHERE grading_id IN (SELECT id FROM gradings WHERE purpose IN ('revision', 'labelling'));
+DELETE FROM gradings WHERE purpose IN ('revision', 'labelling');
+ALTER TABLE grading_groups DROP CONSTRAINT grading_groups_status_check;
+ALTER TABLE grading_groups ADD CONSTRAINT grading_groups_status_check CHECK (status IN ('waiting', 'asked', 'done'));
+DROP INDEX gradings_revisions_page;
+ALTER TABLE gradings DROP CONSTRAINT gradings_purpose_check;
+ALTER TABLE gradings ADD CONSTRAINT gradings_purpose_check CHECK (purpose IN ('grading', 'try'));

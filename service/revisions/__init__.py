@@ -1,0 +1,1 @@
+"""Revisions of stored completions, and pairs that a judge labels."""
