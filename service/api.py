@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from service.checkpoints.endpoints import checkpoints
 from service.completions.endpoints import completions
+from service.completions.replies import replies
 from service.datasets.endpoints import datasets
 from service.datasets.endpoints_formats import dataset_formats
 from service.gradings.endpoints import gradings
@@ -31,6 +32,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     dataset_formats,
     jobs,
     completions,
+    replies,
     gradings,
     revisions,
     checkpoints,

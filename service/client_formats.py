@@ -9,17 +9,13 @@ from typing import Any
 
 import httpx
 
+from service.client_base import Connection
+
 LONG = httpx.Timeout(600, connect=5)
 
 
-class FormatCalls:
-    """Imports and exports, over `request` and the connection that the client has."""
-
-    _http: httpx.Client
-
-    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """A request of the client."""
-        raise NotImplementedError
+class FormatCalls(Connection):
+    """Imports and exports."""
 
     def import_rows(
         self, dataset_id: str, file: Path, format: str = "auto", *, skip_faulty: bool = False, **options: str
@@ -65,7 +61,3 @@ class FormatCalls:
         """A version as a file of this format."""
         path = f"/v1/rubrics/{rubric_id}/versions/{version}/export"
         return self.request("GET", path, params={"format": format}).content
-
-    @staticmethod
-    def _error(response: httpx.Response) -> Exception:
-        raise NotImplementedError

@@ -85,6 +85,10 @@ class GradingSettings(_Group):
     """Completions' code that runs at once; null: as many as there are processors."""
     try_timeout_s: float = Field(120, gt=0, le=540)
     cache_days: float = Field(30, gt=0)
+    replies_days: float = Field(30, ge=0)
+    """What judges reply is kept word for word for so long; 0: not at all."""
+    replies_kb: int = Field(64, ge=1, le=4096)
+    """The most that is kept of one question's replies, all votes and attempts together; long ones lose their ends."""
 
 
 class ModelsSettings(_Group):

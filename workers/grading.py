@@ -32,6 +32,7 @@ from workers.graders.judge.cell import grade_completion
 from workers.graders.judge.client import Endpoint
 from workers.graders.judge.connections import judge_client
 from workers.graders.judge.plain import told
+from workers.graders.judge.record import Record
 from workers.graders.judge.terms import Room
 from workers.runs.answers import Answers
 from workers.runs.budget import Account
@@ -83,7 +84,7 @@ class GradingEngine:
     _per_batch: float = 8.0
 
     def __post_init__(self) -> None:
-        self._bulk = BulkWork(self.work)
+        self._bulk = BulkWork(self.work, self.settings.grading.replies_kb << 10)
 
     def start(self) -> None:
         """Run the loop in a thread of its own."""
@@ -234,12 +235,14 @@ class GradingEngine:
         assert self._answers is not None
         assert self._purses is not None
         put, price = self._answers.put, ask.judge.limits.price
+        said: list[Record] = []
 
         def on_cell(cell: Cell) -> None:
             if price is not None:
                 cell = cell.model_copy(update={"cost_usd": price.of(cell.tokens_in, cell.tokens_out)})
             self._learn(ask)
-            put(Answer(ask.work, ask.index, cell, known.key_of(ask, cell)))
+            record = said.pop() if said else None  # it goes with the first cell of its question
+            put(Answer(ask.work, ask.index, cell, known.key_of(ask, cell), record))
 
         account = Account(ask.work.owner_id, ask.judge.id, ask.work.project_id)
         endpoint = self._endpoint(ask.judge, self._purses.purse(account, ask.judge.limits, ask.work.budget))
@@ -257,6 +260,7 @@ class GradingEngine:
             prompt=ask.work.prompt,
             text=ask.work.texts[ask.index],
             on_cell=on_cell,
+            on_record=said.append if ask.work.kept and self.settings.grading.replies_days else None,
         )
 
     def _endpoint(self, judge: PinnedJudge, purse: Purse) -> Endpoint | str:

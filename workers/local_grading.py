@@ -22,6 +22,7 @@ from service.domain.grade import Cell
 from service.domain.job_state import JobFailure
 from service.domain.judge import JudgeConfig, JudgeLimits
 from service.domain.rubric import Criterion
+from workers.graders.judge.record import Record
 from workers.runs.budget import Account
 from workers.runs.cell_work import BulkWork
 from workers.runs.cells import CellWork, ClaimedBatch
@@ -30,6 +31,7 @@ from workers.runs.identity import process_identity
 from workers.runs.ledger import Ledger, as_rows
 from workers.runs.local_known import LocalKnown
 from workers.runs.local_purse import LocalPurse
+from workers.runs.replies import Kept, keep
 from workers.runs.shares import Worker
 
 if TYPE_CHECKING:
@@ -109,8 +111,9 @@ class LocalGradingEngine:
         judges = {judge: self.work.judge(judge, batch.judges[judge]) for judge in batch.local_judges}
         cache = LocalKnown(BulkWork(self.work), batch, judges, self._weights)
         known, todo, keys = cache.part(todo)
+        said: list[Record] = []
         try:
-            cells = self._cells(batch, todo, judges) if todo else []
+            cells = self._cells(batch, todo, judges, said) if todo else []
         except Exception as error:
             if self._lost.is_set() or self._stopping.is_set():
                 self.work.leave_budgets()
@@ -119,7 +122,7 @@ class LocalGradingEngine:
             log.exception("batch %s of %s", batch.id, batch.owner_id)
             reason = f"the model failed: {_said(error)}"[:1000]
             cells = [(index, _failed(criterion, reason)) for index, criterion in todo]
-        self._store(batch, [*known, *cells])
+        self._store(batch, [*known, *cells], said)
         cache.remember(cells, keys)
         self.work.finish(batch)
 
@@ -140,10 +143,16 @@ class LocalGradingEngine:
         self._store(batch, list(zip(places, told, strict=True)))
         self.work.finish(batch)
 
-    def _store(self, batch: ClaimedBatch, answers: Sequence[tuple[int, Cell | Told]]) -> None:
+    def _store(
+        self, batch: ClaimedBatch, answers: Sequence[tuple[int, Cell | Told]], said: Sequence[Record] = ()
+    ) -> None:
         counts = self._ledger.take()
         try:
-            self.work.answer(batch, answers, as_rows(counts) if counts else None)
+            kept = [Kept(batch.project_id, batch.owner_id, record) for record in said]
+            most = self.settings.grading.replies_kb << 10
+            self.work.answer(
+                batch, answers, as_rows(counts) if counts else None, lambda session: keep(session, kept, most)
+            )
         except BaseException:
             self._ledger.put_back(counts)  # the calls were made, whoever answers the batch
             raise
@@ -153,6 +162,7 @@ class LocalGradingEngine:
         batch: ClaimedBatch,
         todo: list[tuple[int, Criterion]],
         judges: dict[str, tuple[Judge, JudgeRevision]],
+        said: list[Record],
     ) -> list[tuple[int, Cell]]:
         from workers.graders.local.graders import LocalBatch
 
@@ -160,7 +170,10 @@ class LocalGradingEngine:
         pinned = {judge_id: _pinned(head, row) for judge_id, (head, row) in judges.items()}
         graders, guidelines = self._models(), batch.content.guidelines
         purses = {judge_id: self._purse(batch, judge_id) for judge_id in judges}
-        return graders.grade(LocalBatch(batch.prompt, batch.texts, todo, batch.models, pinned, guidelines, purses))
+        on_record = said.append if batch.kept and self.settings.grading.replies_days else None
+        return graders.grade(
+            LocalBatch(batch.prompt, batch.texts, todo, batch.models, pinned, guidelines, purses, on_record)
+        )
 
     def _models(self) -> LocalGraders:
         from workers.graders.local.graders import LocalGraders

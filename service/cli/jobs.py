@@ -1,4 +1,4 @@
-"""`grape job`, `grape completion`, `grape checkpoint`."""
+"""`grape job`, `grape checkpoint`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from service.cli.scorecards import show_scorecard
 from service.client import GrapeClient
 
 jobs = typer.Typer(help="Jobs: submit, watch, cancel, pause, resume.", no_args_is_help=True)
-completions = typer.Typer(help="What a job has sampled, and how it was graded.", no_args_is_help=True)
 checkpoints = typer.Typer(help="Checkpoints: list, download, promote.", no_args_is_help=True)
 
 JOB = (
@@ -215,46 +214,6 @@ def logs(job_id: str, data_dir: DataDir = None) -> None:
     with client(data_dir) as api:
         for chunk in api.pages(f"/v1/jobs/{job_id}/logs", limit=200):
             out.print(chunk["text"], end="", highlight=False, markup=False, soft_wrap=True)
-
-
-@completions.command("list")
-def list_completions(
-    job_id: str,
-    step: int | None = None,
-    purpose: str = "train",
-    sort: str = "step",
-    data_dir: DataDir = None,
-    as_json: Json = False,
-    limit: Limit = 10,
-) -> None:
-    """List a job's completions."""
-    with client(data_dir) as api:
-        rows = first(api.pages(f"/v1/jobs/{job_id}/completions", step=step, purpose=purpose, sort=sort), limit)
-        show_list(rows, as_json, ("id", "step", "group", "index", "reward", "plain_reward", "advantage", "text"))
-
-
-@completions.command("show")
-def show_completion(completion_id: str, data_dir: DataDir = None, as_json: Json = False) -> None:
-    """Show one completion: cells, critiques, weighting, and the parts of its advantage."""
-    with client(data_dir) as api:
-        row = api.get(f"/v1/completions/{completion_id}")
-        if as_json:
-            print_json(row)
-            return
-        show(
-            row,
-            False,
-            ("id", "text", "reward", "plain_reward", "coverage", "unscaled_advantage", "scale_factor", "advantage"),
-        )
-        cells = [
-            {
-                **cell,
-                "share": (row["weighting"].get(cell["criterion"]) or {}).get("share"),
-                "part": row["parts"].get(cell["criterion"]),
-            }
-            for cell in row["cells"]
-        ]
-        show_list(cells, False, ("criterion", "status", "score", "confidence", "share", "part", "reasoning", "reason"))
 
 
 @checkpoints.command("list")

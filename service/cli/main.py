@@ -7,7 +7,7 @@ import sys
 import click
 import typer
 
-from service.cli import authoring, data, gradings, jobs, local, revisions, rubric_files
+from service.cli import authoring, completions, data, gradings, jobs, local, revisions, rubric_files
 from service.cli.common import REFUSED, UNREACHABLE, err
 from service.client import ApiError, Corrupt, Unreachable
 
@@ -30,7 +30,7 @@ app.add_typer(jobs.jobs, name="job")
 app.add_typer(gradings.gradings, name="grading")
 app.add_typer(revisions.revisions, name="revision")
 app.add_typer(revisions.labels, name="pair-label")
-app.add_typer(jobs.completions, name="completion")
+app.add_typer(completions.completions, name="completion")
 app.add_typer(jobs.checkpoints, name="checkpoint")
 
 

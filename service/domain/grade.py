@@ -105,6 +105,8 @@ class Cell(Value):
     tokens_estimated: bool = False
     """The endpoint has not told the tokens of every call; those are estimated, rather high than low."""
     audit: bool = False
+    replies: str | None = None
+    """Where everything that the judge replied is kept; null if it is not."""
 
     @model_validator(mode="after")
     def _score_if_ok(self) -> Cell:

@@ -28,6 +28,7 @@ PREFIXES = {
     "operation": "op",
     "request": "req",
     "worker": "wrk",
+    "replies": "rpl",
 }
 
 

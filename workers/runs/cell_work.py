@@ -23,7 +23,9 @@ from service.domain.judge import JudgeConfig, JudgeLimits
 from service.domain.pinned import pinned_version
 from service.domain.rubric import RubricContent
 from service.domain.spending import JudgeBudget
+from workers.graders.judge.record import Record
 from workers.runs.cells import CellWork, channel
+from workers.runs.replies import Kept, keep
 
 OWNERS = 64
 """Jobs and gradings whose pinned rubrics a worker keeps parsed."""
@@ -45,6 +47,8 @@ class Owner:
     """A job or a grading: what it has pinned does not change."""
 
     resolved: Mapping[str, Any]
+    kept: bool = True
+    """Whether anything of it is stored; nothing of a `try` is."""
     contents: dict[str, RubricContent] = field(default_factory=dict)
 
     def content(self, name: str) -> RubricContent:
@@ -74,16 +78,19 @@ class Work:
     fresh: bool
     questions: list[Messages] | None = None
     asked: str = ""
+    kept: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A cell on its way to the table; with a key it goes into the cache too."""
+    """A cell on its way to the table; with a key it goes into the cache too. `record`: what was replied, to it and to those that
+    shared its question."""
 
     work: Work
     index: int
     cell: Cell | Told
     key: bytes | None = None
+    record: Record | None = None
 
 
 @dataclass(slots=True)
@@ -91,6 +98,8 @@ class BulkWork:
     """The grading worker's side, for many batches at once; renewing and giving back are `CellWork`'s."""
 
     cells: CellWork
+    replies_bytes: int = 65_536
+    """The most that is kept of the replies to one question."""
     _owners: OrderedDict[str, Owner] = field(default_factory=OrderedDict)
     _configs: dict[tuple[str, int], JudgeConfig] = field(default_factory=dict)
 
@@ -132,6 +141,7 @@ class BulkWork:
                     budget=budgets[owner_id],
                     todo=todo[row.id],
                     fresh=bool(row.payload.get("fresh")),
+                    kept=owner.kept,
                 )
             )
         return found
@@ -139,8 +149,8 @@ class BulkWork:
     def _known_owners(self, session: Session, ids: Collection[str]) -> dict[str, Owner]:
         missing = [owner_id for owner_id in ids if owner_id not in self._owners]
         for statement in (queries.jobs_resolved, queries.gradings_resolved) if missing else ():
-            for owner_id, resolved in session.execute(statement(missing)):
-                self._owners[owner_id] = Owner(resolved)
+            for owner_id, resolved, kept in session.execute(statement(missing)):
+                self._owners[owner_id] = Owner(resolved, kept)
         found = {owner_id: self._owners[owner_id] for owner_id in ids}
         for owner_id in ids:
             self._owners.move_to_end(owner_id)
@@ -205,8 +215,10 @@ class BulkWork:
             )
             if answer.key is not None:
                 cached.append({"project_id": answer.work.project_id, "key": answer.key.hex(), "cell": cell})
+        records = [Kept(a.work.project_id, a.work.owner_id, a.record) for a in answers if a.record is not None]
         with self.cells.database.transaction() as session:
             session.execute(queries.ANSWER, {"answers": _json(rows)})
+            keep(session, records, self.replies_bytes)
             if counts is not None:
                 session.execute(spending_queries.COUNTED, {"rows": counts})
             if facts is not None:

@@ -167,6 +167,8 @@ class ClaimedBatch:
     budget: JudgeBudget
     questions: list[Messages] | None = None
     asked: str = ""
+    kept: bool = True
+    """Whether anything of it is stored; nothing of a `try` is."""
 
 
 @dataclass(slots=True)
@@ -208,6 +210,7 @@ class CellWork(Leases):
                         todo=todo,
                         fresh=bool(row.payload.get("fresh")),
                         budget=_budget(owner),
+                        kept=not isinstance(owner, Grading) or owner.purpose != "try",
                     )
                 )
             return claimed
@@ -223,9 +226,14 @@ class CellWork(Leases):
             return session.get_one(Judge, judge_id), session.get_one(JudgeRevision, (judge_id, revision))
 
     def answer(
-        self, batch: ClaimedBatch, answers: Sequence[tuple[int, Cell | Told]], counts: str | None = None
+        self,
+        batch: ClaimedBatch,
+        answers: Sequence[tuple[int, Cell | Told]],
+        counts: str | None = None,
+        also: Callable[[Session], None] = lambda session: None,
     ) -> None:
-        """Store cells, if the claim still holds and nobody has; what the ledger has counted; and give back what was set aside."""
+        """Store cells, if the claim still holds and nobody has; what the ledger has counted; `also` in the same transaction; and
+        give back what was set aside."""
         rows = [
             {"completion_index": index, "criterion": cell.criterion, "cell": cell.model_dump(mode="json")}
             for index, cell in answers
@@ -233,6 +241,7 @@ class CellWork(Leases):
         values = {"answers": json.dumps(rows, allow_nan=False), "batch_id": batch.id, "fence": batch.fence}
         with self.database.transaction() as session:
             session.execute(queries.ANSWER, values)
+            also(session)
             if counts is not None:
                 session.execute(spending_queries.COUNTED, {"rows": counts})
             if batch.budget.bounded:

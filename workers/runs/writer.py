@@ -207,5 +207,6 @@ def cell_row(cell: Cell, completion_id: str, created_at: datetime) -> dict[str, 
         "audit": cell.audit,
         "reply_format": cell.reply_format,
         "unasked": cell.unasked,
+        "replies_id": cell.replies,
         "steps": [step.model_dump() for step in cell.steps] if cell.steps is not None else None,
     }

@@ -9,6 +9,7 @@ from service.db.queries.cell_work import old_cells
 from service.db.queries.cells import of_finished_jobs
 from service.db.queries.endpoints import forgotten
 from service.db.queries.jobs import now, seconds
+from service.db.queries.replies import old_replies
 from service.db.queries.spending import of_tries_that_are_gone
 from service.db.tables import IdempotencyKey
 from workers.context import context
@@ -22,7 +23,8 @@ TRY_S = 3600
 @shared_task(name="workers.tasks.maintenance.housekeeping", acks_late=True)  # type: ignore[untyped-decorator]
 def housekeeping() -> None:
     """Make the coming months' partitions; drop answers to old idempotency keys, batches that nobody reads any more,
-    endpoints that nobody asks, what tries have taken (the judges' own totals keep it), and cells of the cache that are old.
+    endpoints that nobody asks, what tries have taken (the judges' own totals keep it); and cells of the cache and replies of judges
+    that are old.
     """
     with context().database.transaction() as session:
         session.execute(text("SELECT grape_make_partitions(:ahead)"), {"ahead": MONTHS_AHEAD})
@@ -31,3 +33,4 @@ def housekeeping() -> None:
         session.execute(forgotten(ENDPOINT_S))
         session.execute(of_tries_that_are_gone(TRY_S))
         session.execute(old_cells(context().settings.grading.cache_days))
+        session.execute(old_replies(context().settings.grading.replies_days))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Delete, Select, delete, func, literal, select, text, tuple_, update
+from sqlalchemy import Delete, Select, delete, func, literal, select, text, true, tuple_, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from service.db.queries.jobs import now, seconds
@@ -21,14 +21,14 @@ def unanswered(batch_ids: Collection[str]) -> Select[str, int, str]:
     )
 
 
-def jobs_resolved(ids: Collection[str]) -> Select[str, Any]:
-    """What these jobs have pinned."""
-    return select(Job.id, Job.resolved).where(Job.id.in_(ids))
+def jobs_resolved(ids: Collection[str]) -> Select[str, Any, bool]:
+    """What these jobs have pinned, and that their cells are kept."""
+    return select(Job.id, Job.resolved, true()).where(Job.id.in_(ids))
 
 
-def gradings_resolved(ids: Collection[str]) -> Select[str, Any]:
-    """What these gradings have pinned."""
-    return select(Grading.id, Grading.resolved).where(Grading.id.in_(ids))
+def gradings_resolved(ids: Collection[str]) -> Select[str, Any, bool]:
+    """What these gradings have pinned, and whether their cells are kept: a `try` leaves nothing."""
+    return select(Grading.id, Grading.resolved, Grading.purpose != "try").where(Grading.id.in_(ids))
 
 
 def judges(ids: Collection[str]) -> Select[str, Any, Any]:

@@ -114,6 +114,7 @@ def _after(first: Reply, second: Reply) -> Reply:
     second.tokens_in += first.tokens_in
     second.tokens_out += first.tokens_out
     second.tokens_estimated |= first.tokens_estimated
+    second.heard = [*first.heard, *second.heard]
     return second
 
 

@@ -19,6 +19,7 @@ from workers.graders.judge.asking import Asker, ask_within
 from workers.graders.judge.client import Reply
 from workers.graders.judge.expectation import expectation
 from workers.graders.judge.prompt import Step, messages_for
+from workers.graders.judge.record import OnRecord, Record
 from workers.graders.judge.reply import Failure, Reading, Verdict, read_reply, value_place
 from workers.graders.steps import CannotCut, cut, cut_failed, pooled
 
@@ -33,6 +34,7 @@ class Subject:
     prompt: Mapping[str, Any]
     text: str
     step: Step | None = None
+    record: Record | None = None
 
 
 async def grade_completion(
@@ -45,19 +47,27 @@ async def grade_completion(
     prompt: Mapping[str, Any],
     text: str,
     on_cell: Callable[[Cell], None] | None = None,
+    on_record: OnRecord | None = None,
 ) -> list[Cell]:
     """The cells of one completion on those of its criteria that one judge grades, in their order.
 
     At most `batch` criteria share a question, and a chunk of criteria is asked once for each vote. `on_cell` gets every cell
-    as soon as it is there, so that what is known can be stored while other questions are still out. Never raises for what a
-    judge or its endpoint does.
+    as soon as it is there, so that what is known can be stored while other questions are still out; `on_record`, before them,
+    what was replied, if anybody wants to keep it. Never raises for what a judge or its endpoint does.
     """
     subject = Subject(judge_id, revision, guidelines, prompt, text)
     found: dict[str, Cell] = {}
 
     async def grade(chunk: list[Criterion], votes: int) -> None:
         how = _grade_steps if chunk[0].scope == "step" else _grade_chunk
-        for cell in await how(endpoint, chunk, votes, subject):
+        record = Record(judge_id, revision) if on_record is not None else None
+        cells = await how(endpoint, chunk, votes, replace(subject, record=record))
+        kept = record.id if record is not None and record.votes else None
+        if on_record is not None and record is not None and kept is not None:
+            on_record(record)
+        if kept is not None:
+            cells = [cell.model_copy(update={"replies": kept}) for cell in cells]
+        for cell in cells:
             found[cell.criterion] = cell
             if on_cell is not None:
                 on_cell(cell)
@@ -151,6 +161,9 @@ async def _grade_chunk(endpoint: Asker, chunk: Sequence[Criterion], votes: int, 
     """One question for each vote. What they cost is divided among the cells, so that sums over cells are sums over calls."""
     config = endpoint.config
     asked = await asyncio.gather(*(_vote(endpoint, chunk, subject, number) for number in range(votes)))
+    if subject.record is not None:
+        step = subject.step.number if subject.step is not None else None
+        subject.record.add([(vote.reading, vote.reply, vote.reply_format) for vote in asked], step)
     tokens_in = split(sum(vote.reply.tokens_in for vote in asked), len(chunk))
     tokens_out = split(sum(vote.reply.tokens_out for vote in asked), len(chunk))
     calls = sum(vote.reply.attempts for vote in asked)

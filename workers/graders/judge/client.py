@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import json
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,17 @@ FINAL = (400, 401, 403, 404, 405, 413, 422)
 MAX_REPLY_BYTES = 4 << 20
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What one attempt got back, word for word but for the endpoint's key: the reply, or what was said in place of one."""
+
+    status: CellStatus
+    http_status: int | None
+    finish_reason: str | None
+    reason: str | None
+    text: str | None
+
+
 @dataclass(slots=True)
 class Reply:
     """The text of a reply, or the failure that the last attempt ended in; with what it cost either way."""
@@ -50,6 +62,8 @@ class Reply:
     http_status: int | None = None
     logprobs: Sequence[Mapping[str, Any]] | None = None
     """The entries of `logprobs.content`, if they were asked for and given."""
+    heard: list[Heard] = field(default_factory=list)
+    """Every attempt, in order."""
 
 
 UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
@@ -65,6 +79,8 @@ class _Call:
     options: Mapping[str, Any] | None
     took: Tokens | None = None
     """Null while nobody knows: an attempt that is given up is paid for too."""
+    said: str | None = None
+    finish: str | None = None
 
     def most(self) -> Tokens:
         """What an attempt may take."""
@@ -75,12 +91,14 @@ class _Call:
         return guess_tokens(question_bytes(self.messages, self.options), len(self.messages), self.sampling, said)
 
     def settle(self, permit: Permit, reply: Reply) -> None:
-        """Pay for the attempt."""
+        """Pay for the attempt, and keep what was heard."""
         took, self.took = self.took or self.guess(None), None
         permit.spend(took)
         reply.tokens_in += took.input
         reply.tokens_out += took.output
         reply.tokens_estimated |= took.estimated
+        said, self.said = self.said, None
+        reply.heard.append(Heard(reply.status, reply.http_status, self.finish, reply.reason, said))
 
 
 @dataclass(slots=True)
@@ -162,6 +180,7 @@ class Endpoint:
         assert self.config.endpoint is not None
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         limit_s = max(0.001, min(self.limits.timeout_s, left))
+        reply.http_status = call.finish = None
         try:
             async with asyncio.timeout(limit_s):
                 answer = await self.client.post(
@@ -177,19 +196,21 @@ class Endpoint:
             reply.status, reply.reason = "infra_error", f"{type(error).__name__}: {error}"
             return self._backoff(reply.attempts)
         reply.http_status, call.took = answer.status_code, None if answer.status_code == 200 else FREE
-        if answer.status_code == 429:
-            told = _retry_after(answer)
-            self.gate.limited(slot, told)
-            reply.status, reply.reason = "rate_limited", f"HTTP 429: {answer.text[:300]}"
-            return self._not_before(told) or self._backoff(reply.attempts)
-        self.gate.answered()
         if answer.status_code == 200:
+            self.gate.answered()
             wait = self._read(answer, reply, call)
             call.took = call.took or call.guess(None)
             self.gate.used(slot, call.took.input + call.took.output)
             return wait
+        call.said = self._body(answer)
+        said = call.said[:300]
+        if answer.status_code == 429:
+            told = _retry_after(answer)
+            self.gate.limited(slot, told)
+            reply.status, reply.reason = "rate_limited", f"HTTP 429: {said}"
+            return self._not_before(told) or self._backoff(reply.attempts)
+        self.gate.answered()
         self.gate.used(slot, 0)
-        said = answer.text[:300]
         if answer.status_code == 400 and "context" in said.lower() and "length" in said.lower():
             reply.status, reply.reason = "judge_truncated", f"the question is too long for the judge: {said}"
             return None
@@ -218,15 +239,18 @@ class Endpoint:
             call.took = told or call.guess(answer.text)
             choice = body["choices"][0]
             message = choice["message"]
-            content = message.get("content")
+            content = self._without_key(message.get("content"))
             call.took = told or call.guess(content if isinstance(content, str) else None)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             reply.status = "infra_error"
             reply.reason = f"the endpoint's answer is not a chat completion: {type(error).__name__}: {error}"
+            call.said = self._body(answer)
             return self._backoff(reply.attempts)
-        finish = choice.get("finish_reason")
-        if message.get("refusal") or finish == "content_filter":
-            reply.status, reply.reason = "refusal", str(message.get("refusal") or "the endpoint's content filter")[:500]
+        finish, refusal = choice.get("finish_reason"), self._without_key(message.get("refusal"))
+        call.finish = finish if isinstance(finish, str) else None
+        call.said = content if content and isinstance(content, str) else str(refusal or self._body(answer))
+        if refusal or finish == "content_filter":
+            reply.status, reply.reason = "refusal", str(refusal or "the endpoint's content filter")[:500]
         elif finish in ("length", "model_length"):
             reply.status, reply.reason = "judge_truncated", "the judge ran out of tokens before its answer ended"
         elif not isinstance(content, str) or not content.strip():
@@ -237,6 +261,18 @@ class Endpoint:
             entries = given.get("content") if isinstance(given, dict) else None
             reply.logprobs = entries if isinstance(entries, list) else None
         return None
+
+    def _body(self, answer: httpx.Response) -> str:
+        """All that an answer says, if it is not much too long."""
+        return str(self._without_key(answer.content[:MAX_REPLY_BYTES].decode(errors="replace")))
+
+    def _without_key(self, said: Any) -> Any:
+        """What an endpoint says, if it is a text, without the key that it was sent: some repeat it in their errors."""
+        if not self.api_key or not isinstance(said, str):
+            return said
+        for form in {self.api_key, json.dumps(self.api_key)[1:-1]}:
+            said = said.replace(form, "[the endpoint's key]")
+        return said
 
     def _backoff(self, attempts: int) -> float:
         """0.5 s, 1 s, 2 s … up to 16 s, each times a random factor between a half and one."""

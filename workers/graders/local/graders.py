@@ -21,6 +21,7 @@ from workers.graders.judge.cell import grade_completion
 from workers.graders.judge.client import Reply
 from workers.graders.judge.plain import told
 from workers.graders.judge.purse import UNCOUNTED, Purse
+from workers.graders.judge.record import OnRecord
 from workers.graders.local.judge import JudgeModel, LocalJudge, load_judge, questions
 from workers.graders.local.reward import RewardScorer
 from workers.graders.local.shelf import Shelf
@@ -43,7 +44,7 @@ class PinnedJudge:
 class LocalBatch:
     """Completions of one prompt, and what each is graded on: (index of the text, criterion). `models` is what was pinned.
 
-    `purses`: who pays for the calls of each judge.
+    `purses`: who pays for the calls of each judge. `on_record` gets what judges replied, if anybody wants to keep it.
     """
 
     prompt: Mapping[str, Any]
@@ -53,6 +54,7 @@ class LocalBatch:
     judges: Mapping[str, PinnedJudge] = field(default_factory=dict)
     guidelines: str = ""
     purses: Mapping[str, Purse] = field(default_factory=dict)
+    on_record: OnRecord | None = None
 
 
 class LocalGraders:
@@ -146,6 +148,7 @@ class LocalGraders:
                 guidelines=batch.guidelines,
                 prompt=batch.prompt,
                 text=batch.texts[index],
+                on_record=batch.on_record,
             )
             found.extend((index, cell) for cell in cells)
 

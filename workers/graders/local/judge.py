@@ -21,7 +21,7 @@ from service.domain.judge import JudgeConfig
 from service.domain.rubric import Criterion
 from workers.graders.judge.abilities import Abilities
 from workers.graders.judge.cell import chunks
-from workers.graders.judge.client import Reply
+from workers.graders.judge.client import Heard, Reply
 from workers.graders.judge.purse import FREE, UNCOUNTED, Purse, Tokens, most_tokens
 from workers.graders.local.token_texts import entries
 from workers.graders.steps import CannotCut, cut
@@ -210,6 +210,7 @@ class LocalJudge:
             reply.text = text
             if question.logprobs and sample.top is not None:
                 reply.logprobs = entries(self.loaded.tokenizer, sample.tokens[:-1], sample.top)
+        reply.heard = [Heard(reply.status, None, sample.finish_reason, reply.reason, text)]
         return reply
 
 
