@@ -3,7 +3,8 @@
 It is no judge of anything but the demo's two criteria, and it says so in its model name and in every reasoning. What it does
 imitate is how judges behave: its scores have noise of a stated size, its confidence is honest but jittered and differs by
 criterion, 2 % of its replies are malformed, and now and then it answers 429. All of it follows from a seed and the question,
-so the same question is always answered the same way.
+so the same question is always answered the same way; with `--votes-differ` every vote has noise of its own, as a judge's that is
+sampled at a temperature.
 
     python -m examples.scripted_judge --port 8999 --seed 0
 """
@@ -67,8 +68,8 @@ RULES = {
 class ScriptedJudge:
     """The endpoint as an ASGI application."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, seed: int, votes_differ: bool = False) -> None:
+        self.seed, self.votes_differ = seed, votes_differ
         self._busy_once: set[str] = set()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -98,7 +99,10 @@ class ScriptedJudge:
         if nonce is None or answer is None or prompt is None:
             await reply(send, 400, {"error": {"message": "this scripted judge reads only this service's questions"}})
             return
-        identity = hashlib.sha256(f"{self.seed}\n{keys}\n{prompt.group(2)}\n{answer.group(2)}".encode()).hexdigest()
+        put = nonce.group(1) if self.votes_differ else ""
+        identity = hashlib.sha256(
+            f"{self.seed}\n{keys}\n{prompt.group(2)}\n{answer.group(2)}{put}".encode()
+        ).hexdigest()
         rng = random.Random(identity)
         if rng.random() < BUSY and identity not in self._busy_once:
             self._busy_once.add(identity)
@@ -144,9 +148,9 @@ async def reply(send: Any, status: int, body: dict[str, Any], headers: list[tupl
     await send({"type": "http.response.body", "body": raw})
 
 
-async def serve(port: int, seed: int) -> None:
+async def serve(app: Any, port: int, model: str) -> None:
     """Serve on loopback and say where, as one line of JSON."""
-    config = uvicorn.Config(ScriptedJudge(seed), host="127.0.0.1", port=port, log_level="error", lifespan="off")
+    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", lifespan="off")
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     while not server.started:
@@ -155,7 +159,7 @@ async def serve(port: int, seed: int) -> None:
             task.result()
             return
     bound = server.servers[0].sockets[0].getsockname()[1]
-    sys.stdout.write(json.dumps({"base_url": f"http://127.0.0.1:{bound}/v1", "model": MODEL, "scripted": True}) + "\n")
+    sys.stdout.write(json.dumps({"base_url": f"http://127.0.0.1:{bound}/v1", "model": model, "scripted": True}) + "\n")
     sys.stdout.flush()
     await task
 
@@ -165,8 +169,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A scripted judge behind an OpenAI-compatible endpoint on loopback.")
     parser.add_argument("--port", type=int, default=0, help="0 for any free port")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--votes-differ", action="store_true", help="noise of its own for every vote")
     options = parser.parse_args()
-    asyncio.run(serve(options.port, options.seed))
+    asyncio.run(serve(ScriptedJudge(options.seed, options.votes_differ), options.port, MODEL))
 
 
 if __name__ == "__main__":

@@ -79,19 +79,10 @@ def service_for(data_dir: Path, extra_roots: list[Path]) -> Iterator[tuple[Grape
 
 
 @contextlib.contextmanager
-def scripted_judge(seed: int) -> Iterator[dict[str, str]]:
-    """The scripted judge as a process of its own: its `base_url` and `model`."""
+def scripted(module: str, seed: int, *more: str) -> Iterator[dict[str, str]]:
+    """A scripted endpoint as a process of its own: its `base_url` and `model`."""
     process = subprocess.Popen(
-        [
-            *lifeline.wrapper(signal.SIGKILL),
-            sys.executable,
-            "-m",
-            "examples.scripted_judge",
-            "--port",
-            "0",
-            "--seed",
-            str(seed),
-        ],
+        [*lifeline.wrapper(signal.SIGKILL), sys.executable, "-m", module, "--port", "0", "--seed", str(seed), *more],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -99,8 +90,18 @@ def scripted_judge(seed: int) -> Iterator[dict[str, str]]:
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line:
-            raise ExampleFailed("the scripted judge did not start")
+            raise ExampleFailed(f"{module} did not start")
         yield json.loads(line)
     finally:
         process.terminate()
         process.wait(10)
+
+
+def scripted_judge(seed: int, *more: str) -> contextlib.AbstractContextManager[dict[str, str]]:
+    """The scripted judge."""
+    return scripted("examples.scripted_judge", seed, *more)
+
+
+def scripted_reviser(seed: int) -> contextlib.AbstractContextManager[dict[str, str]]:
+    """The scripted reviser."""
+    return scripted("examples.scripted_reviser", seed)
