@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from service.config import Settings
 from service.db.engine import Database
@@ -280,11 +280,16 @@ def classify(error: Exception) -> tuple[str, str]:
 
 
 def main() -> None:
-    """Wait for a job, run it, tell how it ended."""
+    """A child that was started afresh: `workers.child PROGRESS_FD PARENT`."""
     progress_fd, parent = int(sys.argv[1]), int(sys.argv[2])
     die_with_parent(signal.SIGKILL, parent)
+    serve(sys.stdin.buffer, progress_fd)
+
+
+def serve(control: IO[bytes], progress_fd: int) -> None:
+    """Wait for a job, run it, tell how it ended. In a forked child the imports have been done."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    channel = ChildEnd(sys.stdin.buffer, progress_fd)
+    channel = ChildEnd(control, progress_fd)
     try:
         preload()
         channel.send({"type": "ready"})

@@ -47,7 +47,7 @@ def context() -> Context:
     database = Database(settings.database)
     bell = Bell(settings.broker)
     claims = Claims(database, settings.jobs, settings.limits)
-    nursery = Nursery(settings.jobs.run_dir, settings.jobs.waiting_children)
+    nursery = Nursery(settings.jobs.run_dir, settings.jobs.waiting_children, settings.jobs.start_method)
     engine = GradingEngine(
         CellWork(database, bell, settings.grading.lease_s), settings, Vault(settings.require_secret_key())
     )

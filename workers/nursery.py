@@ -1,8 +1,8 @@
-"""Spawned training children: one or more wait, preloaded, for the next job.
+"""Training children: one or more wait, preloaded, for the next job.
 
-A process that has used torch cannot be forked (the child hangs), and importing transformers takes seconds, so the child is
-started beforehand and told its job over a pipe. The kernel kills it when the thread that started it ends, therefore only the
-poll thread, which lives as long as the process, starts children.
+Importing transformers takes seconds, so a child is started beforehand and told its job over a pipe: forked from a preloaded
+process where that can be done (`workers.forking`), spawned elsewhere. The kernel kills it when the thread that started it, or
+the fork server, ends; therefore only the poll thread, which lives as long as the process, starts either.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from workers.forking import Forked, can_fork, start_server
+
 log = logging.getLogger(__name__)
 
 LOG_LINE = 16 << 10
@@ -32,7 +34,7 @@ LOG_LINE = 16 << 10
 class Child:
     """A child process; `messages` are what it says, `output` what it prints."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
     messages: queue.Queue[dict[str, Any]] = field(default_factory=queue.Queue)
     output: queue.Queue[str] = field(default_factory=queue.Queue)
     ready: threading.Event = field(default_factory=threading.Event)
@@ -52,6 +54,16 @@ class Child:
             start_new_session=True,
         )
         os.close(write_end)
+        return cls._read(process, read_end)
+
+    @classmethod
+    def fork(cls) -> Child:
+        """Fork one; it is ready at once, but the first waits until the server has been preloaded."""
+        process = Forked()
+        return cls._read(process, process.progress)
+
+    @classmethod
+    def _read(cls, process: subprocess.Popen[bytes] | Forked, read_end: int) -> Child:
         child = cls(process, started_at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"))
         for target, argument in ((child._read_messages, read_end), (child._read_output, None)):
             thread = threading.Thread(target=target, args=(argument,), daemon=True)
@@ -113,13 +125,16 @@ class Child:
 
 @dataclass(slots=True)
 class Nursery:
-    """Keeps `size` children ready."""
+    """Keeps `size` children ready. `start_method`: `auto`, `fork` or `spawn`, see `workers.forking.can_fork`."""
 
     run_dir: Path | None
     size: int = 1
+    start_method: str = "spawn"
     _waiting: list[Child] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _retry_at: float = 0.0
+    _forking: threading.Thread | None = None
+    _closed: bool = False
 
     def tend(self) -> None:
         """Have children waiting. Called by the poll thread alone."""
@@ -128,8 +143,30 @@ class Nursery:
                 log.error("a waiting child ended with code %s:\n%s", child.wait(), _said(child))
                 self._waiting.remove(child)
                 self._retry_at = time.monotonic() + 5
-            while len(self._waiting) < self.size and time.monotonic() >= self._retry_at:
-                self._waiting.append(Child.spawn())
+            if len(self._waiting) >= self.size or time.monotonic() < self._retry_at:
+                return
+        if not can_fork(self.start_method):
+            with self._lock:
+                while len(self._waiting) < self.size:
+                    self._waiting.append(Child.spawn())
+        elif self._forking is None or not self._forking.is_alive():
+            start_server()
+            # The first fork waits for the server's imports; leases have to be looked after meanwhile.
+            self._forking = threading.Thread(target=self._fork, name="fork", daemon=True)
+            self._forking.start()
+
+    def _fork(self) -> None:
+        try:
+            while len(self._waiting) < self.size:
+                child = Child.fork()
+                with self._lock:
+                    if self._closed:
+                        child.kill()
+                        return
+                    self._waiting.append(child)
+        except (OSError, EOFError) as error:
+            log.error("no child could be forked: %s: %s", type(error).__name__, error)
+            self._retry_at = time.monotonic() + 5
 
     def take(self) -> Child | None:
         """A waiting child that is ready; it belongs to the caller from now on."""
@@ -159,6 +196,7 @@ class Nursery:
     def close(self) -> None:
         """End the waiting children."""
         with self._lock:
+            self._closed = True
             for child in self._waiting:
                 child.kill()
                 child.wait()
