@@ -13,6 +13,7 @@ from service.gradings.endpoints import gradings
 from service.health import health
 from service.jobs.endpoints import jobs
 from service.judges.endpoints import judges
+from service.judges.self_agreement import judge_agreement
 from service.models.endpoints import models
 from service.projects.endpoints import projects
 from service.revisions.endpoints import revisions
@@ -27,6 +28,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     rubric_formats,
     rubrics,
     judges,
+    judge_agreement,
     models,
     datasets,
     dataset_formats,

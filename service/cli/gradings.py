@@ -87,6 +87,8 @@ def create(
     reuse_cells: Annotated[
         bool, typer.Option("--reuse-cells", help="aggregate stored cells anew, without a call")
     ] = False,
+    votes: Annotated[int | None, typer.Option(help="ask judges at least so often for each cell")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="ask judges even for cells that are known")] = False,
     judge_calls: Annotated[int | None, typer.Option(help="the most calls of judges")] = None,
     judge_cost_usd: Annotated[float | None, typer.Option(help="the most that its judges may cost, in USD")] = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="stay until it ends")] = False,
@@ -107,6 +109,8 @@ def create(
             "grading": grading,
             "aggregation": {"weighting": weighting} if weighting else None,
             "reuse_cells": reuse_cells or None,
+            "votes": votes,
+            "fresh": fresh or None,
             "limits": {name: value for name, value in limits.items() if value is not None},
         }
         body = {name: value for name, value in given.items() if value}

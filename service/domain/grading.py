@@ -12,6 +12,7 @@ from service.domain.base import Value, content_hash, refuse
 from service.domain.conversation import Message, Name, Text
 from service.domain.dataset import DemonstrationRow, PreferenceRow, PromptRow, prompt_view
 from service.domain.job import DatasetId, Rubrics
+from service.domain.judge import Votes
 from service.domain.rubric import Aggregation, AuthoredContent, RubricId
 from service.domain.scoring import ScoringOptions
 from service.domain.spending import JudgeBudget
@@ -65,7 +66,11 @@ def of_training(aggregation: Aggregation, who: str) -> Iterator[tuple[tuple[int 
 
 
 class GradingSpec(Value):
-    """What is POSTed to `/v1/gradings`: one source, and what to grade it by."""
+    """What is POSTed to `/v1/gradings`: one source, and what to grade it by.
+
+    `votes`: every judged criterion is asked at least so often. `fresh`: judges are asked even for cells that are known. Both
+    together ask a judge again about what it has judged before (`/v1/judges/{id}/self-agreement`).
+    """
 
     rubric: Rubrics | None = None
     texts: Annotated[list[TextIn], Field(min_length=1)] | None = None
@@ -76,6 +81,8 @@ class GradingSpec(Value):
     purpose: Literal["train", "evaluation", "comparison"] | None = None
     aggregation: Aggregation = Aggregation()
     reuse_cells: bool = False
+    votes: Votes | None = None
+    fresh: bool = False
     limits: JudgeBudget = JudgeBudget()
 
     @property
@@ -110,8 +117,9 @@ class GradingSpec(Value):
                 "'purpose' goes with a job, whose completions are of more than one purpose",
             )
         yield from of_training(self.aggregation, "a grading")
-        if self.reuse_cells and self.limits.bounded:
-            yield ("limits",), "invalid_option", "stored cells are aggregated without a call; leave 'limits' out"
+        asking = {"limits": self.limits.bounded, "votes": self.votes is not None, "fresh": self.fresh}
+        for name in (name for name, given in asking.items() if self.reuse_cells and given):
+            yield (name,), "invalid_option", f"stored cells are aggregated without a call; leave '{name}' out"
         seen: set[str] = set()
         for position, completion in enumerate(self.completions or ()):
             if completion in seen:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -121,7 +121,7 @@ def _asked(criterion: Criterion, votes: int, own: dict[str, int]) -> Criterion:
     return criterion.model_copy(update={"grader": criterion.grader.model_copy(update={"votes": more})})
 
 
-def prompt_with_votes(prompt: dict[str, object], votes: int, own: dict[str, int]) -> dict[str, object]:
+def prompt_with_votes(prompt: dict[str, Any], votes: int, own: dict[str, int]) -> dict[str, Any]:
     """A prompt as graders see it, its own criteria asked at least so often."""
     criteria = prompt.get("criteria")
     if not isinstance(criteria, list):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -51,6 +52,11 @@ async def create_grading(session: AsyncSession, caller: Caller, spec: GradingSpe
         _require_registered(resolved["models"])
         judges = await facts_of(session, resolved["judges"])
         resolved["judge_votes"] = own_votes(judges)
+        if spec.votes is not None:
+            versions = versions.asked_at_least(spec.votes, own_votes(judges))
+            resolved.update(versions.resolved, votes=spec.votes)
+            judges = {name: replace(facts, votes=max(facts.votes, spec.votes)) for name, facts in judges.items()}
+        resolved["fresh"] = spec.fresh
         require_askable(versions.contents, judges)
         for version in versions.versions.values():
             check_options(version.aggregation, [version.content.criteria], own_votes(judges))

@@ -42,6 +42,8 @@ class GradingOut(BaseModel):
     source: dict[str, Any]
     aggregation: dict[str, Any]
     reuse_cells: bool
+    votes: int | None
+    fresh: bool
     limits: JudgeBudget
     spent: Spent
     progress: GradingProgress
@@ -64,6 +66,8 @@ class GradingOut(BaseModel):
             judges=resolved["judges"],
             models=resolved.get("models", {}),
             aggregation=resolved["aggregation"],
+            votes=resolved.get("votes"),
+            fresh=resolved.get("fresh", False),
             limits=JudgeBudget.model_validate(resolved.get("limits") or {}),
             spent=Spent.model_validate(row.spent or {}),
             progress=GradingProgress(cells=row.cells, done=row.done, failed=row.failed),

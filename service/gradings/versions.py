@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -12,6 +12,7 @@ from service.domain.criteria import NO_VOTES, criterion_weights
 from service.domain.grading import scoring_options
 from service.domain.job import Rubrics
 from service.domain.pinned import ANY_CATEGORY, PinnedRubrics, common
+from service.domain.revision_request import with_votes
 from service.domain.rubric import DEFAULT_AGGREGATION, Aggregation, Criterion, RubricContent
 from service.domain.scoring import mismatches
 from service.errors import Invalid
@@ -60,6 +61,15 @@ class Versions:
     def aggregation(self) -> Aggregation:
         """The options on which all versions agree."""
         return common(version.aggregation for version in self.versions.values())
+
+    def asked_at_least(self, votes: int, own: Mapping[str, int]) -> Versions:
+        """The same, every judged criterion with so many votes at least. `own`: each judge's own number."""
+        contents = {name: with_votes(version.content, votes, dict(own)) for name, version in self.versions.items()}
+        return Versions(
+            self.names,
+            {name: replace(version, content=contents[name]) for name, version in self.versions.items()},
+            {name: {**pin, "content": contents[name].model_dump(mode="json")} for name, pin in self.pinned.items()},
+        )
 
     @property
     def resolved(self) -> dict[str, Any]:

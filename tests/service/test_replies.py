@@ -95,20 +95,95 @@ def test_who_may_read_them_and_what_there_is_not(api, judge):
         assert status_of(lambda: stranger.replies(first["id"], "nice", grading=grading)) == 404
 
 
+def command(stack, *arguments):
+    """What a command prints."""
+    here = str(Path(__file__).parents[2])
+    env = {**os.environ, "GRAPE_DATA_DIR": str(stack.folder), "COLUMNS": "200", "PYTHONPATH": here}
+    whole = [sys.executable, "-m", "service.cli.main", *arguments]
+    done = subprocess.run(whole, capture_output=True, text=True, env=env, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_on_the_command_line(api, judge, stack):
     judge.answer = lambda question: "not a verdict [1]"
     _, _, (first, _) = graded(api, judge)
-    env = {
-        **os.environ,
-        "GRAPE_DATA_DIR": str(stack.folder),
-        "COLUMNS": "200",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
-    command = [sys.executable, "-m", "service.cli.main", "completion", "replies", first["id"], "nice"]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    lines = command(stack, "completion", "replies", first["id"], "nice").splitlines()
     assert lines[0].startswith("vote 1: status parse_error, reason no JSON object carries the nonce")
     assert lines[1:3] == ["  attempt 1: ok (HTTP 200)", "    not a verdict [1]"]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, env=env, timeout=60)
-    assert json.loads(done.stdout) == api.replies(first["id"], "nice")
+    shown = command(stack, "completion", "replies", first["id"], "nice", "--json")
+    assert json.loads(shown) == api.replies(first["id"], "nice")
+
+
+# --- self-agreement ---
+
+
+def unsteady(question):
+    """On "a text" every other vote is another one; on "another" all agree."""
+    turn = unsteady.turns[question.answer] = unsteady.turns.get(question.answer, -1) + 1
+    return verdict(question, value=question.answer == "a text" and turn % 2 == 0)
+
+
+def test_a_judge_that_is_asked_again_about_the_same_cells(api, judge, stack):
+    """A first grading by single votes; then five votes each on what is stored, whatever is known already."""
+    unsteady.turns = {}
+    judge.answer = unsteady
+    rubric, first, rows = graded(api, judge, votes=1)
+    judge_id = next(cell["judge"] for cell in rows[0]["cells"] if cell["criterion"] == "nice")
+    path = f"/v1/judges/{judge_id}/self-agreement"
+    nothing = api.get(path)
+    assert (nothing["overall"]["cells"], nothing["criteria"]) == (0, {})
+    assert "votes: 5, fresh: true" in nothing["note"]
+    unsteady.turns = {}
+    made, again = grade(api, {"rubric": {"id": rubric}, "grading": first, "votes": 5, "fresh": True})
+    shown = api.get(f"/v1/gradings/{made}")
+    assert (shown["votes"], shown["fresh"]) == (5, True)
+    (cell,) = (cell for cell in again[0]["cells"] if cell["criterion"] == "nice")
+    assert (cell["votes"], cell["cached"], cell["score"]) == (5, False, pytest.approx(0.6))
+    found = api.get(path, grading=made)
+    assert (found["judge"], found["revision"], found["more"], found["gone"], found["note"]) == (
+        judge_id,
+        1,
+        False,
+        0,
+        None,
+    )
+    nice = found["criteria"]["nice"]
+    # "a text": 3 of 5 votes, so 3 + 1 of 10 pairs agree; "another": all ten.
+    assert (nice["cells"], nice["votes"], nice["unread"], nice["failed_share"]) == (2, 10, 0, 0.0)
+    assert nice["agreement"] == pytest.approx(0.7)
+    assert (nice["unanimous"], nice["flipping"], nice["level"]) == (0.5, 0.5, "nominal")
+    # D_o = (2·6/4)/10, D_e = 2·3·7/(10·9): alpha = 1 − (.3)/(.46667)
+    assert nice["alpha"] == pytest.approx(1 - 0.3 / (42 / 90))
+    assert [advice["code"] for advice in nice["advice"]] == ["unsteady", "unreliable"]
+    assert found["overall"]["agreement"] == pytest.approx(0.7)
+    assert api.get(path, grading=made, cells=1)["more"] is True
+    assert api.get(path, criterion="none")["overall"]["cells"] == 0
+    assert status_of(lambda: api.get("/v1/judges/jdg_0/self-agreement")) == 404
+    shown = command(stack, "judge", "agreement", judge_id).splitlines()
+    assert shown[-2] == "nice: two votes agree on 70% of the cells; give it 'votes' of 3 or more"
+    assert any(line.split()[:4] == ["nice", "2", "10", "0.7"] for line in shown)
+    assert json.loads(command(stack, "judge", "agreement", judge_id, "--grading", made, "--json")) == found
+    api.patch(f"/v1/judges/{judge_id}", {"prompt": {"system": "be strict"}})
+    assert api.get(path)["overall"]["cells"] == 0  # another revision is another judge
+    assert api.get(path, revision=1)["overall"]["cells"] == 2
+
+
+def test_what_prompts_bring_along_is_asked_as_often(api, judge):
+    body = {"name": "j", "endpoint": {"base_url": judge.base_url, "model": "m"}}
+    grader = {"type": "judge", "judge": api.post("/v1/judges", body)["id"]}
+    own = [{"key": "kind", "weight": 1, "text": "is kind", "grader": grader}]
+    plain = {"criteria": [{"key": "x", "weight": 1, "grader": {"type": "regex", "pattern": "x"}}]}
+    rubric = api.post("/v1/rubrics", {"name": "r", "content": plain})["id"]
+    options = {"aggregation": {"weighting": "inverse_variance"}, "votes": 3}  # which needs votes
+    texts = [{"prompt": {"prompt": "p", "criteria": own}, "text": text} for text in ("a", "b")]
+    _, rows = grade(api, {"rubric": {"id": rubric}, "texts": texts, **options})
+    assert {cell["criterion"]: cell["votes"] for cell in rows[0]["cells"]} == {"prompt.kind": 3, "x": 1}
+    found = api.get(f"/v1/judges/{grader['judge']}/self-agreement")
+    assert list(found["criteria"]) == ["prompt"]
+    assert (found["criteria"]["prompt"]["votes"], found["criteria"]["prompt"]["alpha"]) == (6, None)
+    for name, value in (("votes", 2), ("fresh", True)):
+        body = {"rubric": {"id": rubric}, "completions": [rows[0]["id"]], "reuse_cells": True, name: value}
+        with pytest.raises(ApiError) as caught:
+            api.post("/v1/gradings", body)
+        assert [error["pointer"] for error in caught.value.errors] == [f"/{name}"]

@@ -59,7 +59,7 @@ def _count(held: HeldGrading, rubrics: Rubrics) -> tuple[int, int]:
     for kind in kinds:
         prompt = {"category": kind.category, "tags": kind.tags or [], "criteria": kind.criteria or []}
         by = rubrics.now(kind.category, kind.rubric_id, kind.rubric_version)
-        criteria = criteria_for(by, prompt)
+        criteria = criteria_for(by, rubrics.asked(prompt))
         if kind.criteria and not held.grading.reuse_cells:
             rubrics.require_allowed(by, criteria)
         items += kind.items

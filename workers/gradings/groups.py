@@ -84,11 +84,11 @@ def prepare(rows: Iterable[Any], rubrics: Rubrics) -> list[GroupWork]:
         listed = list(lines)
         members = [Member(row.position, row.prompt, row.text, row.completion_id) for row in listed]
         by = rubrics.now(members[0].prompt.get("category"))
-        criteria = criteria_for(by, members[0].prompt)
+        criteria = criteria_for(by, rubrics.asked(members[0].prompt))
         where = places(criteria, local_judges=rubrics.local_judges, models_here=False)
         group = GroupWork(number, by, listed[0].group_id, members, criteria, where)
         _verify(group)
-        _question(group)
+        _question(group, rubrics)
         found.append(group)
     return found
 
@@ -100,7 +100,7 @@ def _verify(group: GroupWork) -> None:
         time.sleep(0)  # lets the engine's loop, a thread of this process, go on asking judges
 
 
-def _question(group: GroupWork) -> None:
+def _question(group: GroupWork, rubrics: Rubrics) -> None:
     """Questions with keys that a successor would give them too: texts with an equal prompt, in input order, a few at a time."""
     by_prompt: dict[str, list[Member]] = {}
     for member in group.members:
@@ -108,8 +108,9 @@ def _question(group: GroupWork) -> None:
     for members in by_prompt.values():
         for start in range(0, len(members), TEXTS_PER_QUESTION):
             part = members[start : start + TEXTS_PER_QUESTION]
-            texts = [member.text for member in part]
+            texts, prompt = [member.text for member in part], rubrics.asked(part[0].prompt)
             for queue, criteria in group.places.asked.items():
                 key = f"{group.number}/{len(group.questions)}"
-                question = Question(key, queue, group.by.name, part[0].prompt, texts, [c.key for c in criteria])
+                asked = [c.key for c in criteria]
+                question = Question(key, queue, group.by.name, prompt, texts, asked, fresh=rubrics.fresh)
                 group.questions.append((question, part))

@@ -9,6 +9,7 @@ from typing import Any
 from service.domain.criteria import criteria_of, criterion_weights
 from service.domain.grading import scoring_options
 from service.domain.pinned import PinnedRubrics
+from service.domain.revision_request import prompt_with_votes
 from service.domain.rubric import DEFAULT_AGGREGATION, Aggregation, Criterion, RubricContent
 from service.domain.scoring import GroupCells, ScoredGroup, ScoringOptions, mismatches, score_groups
 from workers.runs.gradings import GradingFailure, HeldGrading
@@ -69,6 +70,16 @@ class Rubrics:
         """The judges that are registered models."""
         found: dict[str, str] = self.held.grading.resolved.get("local_judges", {})
         return found
+
+    @property
+    def fresh(self) -> bool:
+        """Whether judges are asked for cells that are known."""
+        return bool(self.held.grading.resolved.get("fresh"))
+
+    def asked(self, prompt: dict[str, Any]) -> dict[str, Any]:
+        """The prompt as it is asked about: its own criteria with at least the votes that the grading wants."""
+        votes = self.held.grading.resolved.get("votes")
+        return prompt if votes is None else prompt_with_votes(prompt, votes, self.held.grading.resolved["judge_votes"])
 
     def require_allowed(self, by: GradedBy, criteria: Sequence[Criterion]) -> None:
         """`GradingFailure` for a prompt whose own criteria do not allow the options: before anybody is asked about it."""

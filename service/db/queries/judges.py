@@ -27,6 +27,11 @@ def exists(project_id: str, judge_id: str) -> Select[str]:
     return select(Judge.id).where(Judge.project_id == project_id, Judge.id == judge_id)
 
 
+def current(project_id: str, judge_id: str) -> Select[int]:
+    """The number of a judge's current revision."""
+    return select(Judge.revision).where(Judge.project_id == project_id, Judge.id == judge_id)
+
+
 def lock_head(project_id: str, judge_id: str) -> Select[Judge]:
     """One judge, locked."""
     return select(Judge).where(Judge.project_id == project_id, Judge.id == judge_id).with_for_update()

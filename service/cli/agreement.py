@@ -1,0 +1,47 @@
+"""`grape judge agreement`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from service.cli.common import DataDir, Json, client, out, print_json, show_list
+
+COLUMNS = ("criterion", "cells", "votes", "agreement", "interval", "flipping", "vote_variance", "alpha", "level")
+
+
+def agreement(
+    judge_id: str,
+    job: Annotated[str | None, typer.Option(help="only cells of this job")] = None,
+    grading: Annotated[str | None, typer.Option(help="only cells of this grading")] = None,
+    criterion: Annotated[str | None, typer.Option(help="only cells of this criterion")] = None,
+    revision: Annotated[int | None, typer.Option(help="of the judge; the current one by default")] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Show how far a judge agrees with itself where it was asked more than once."""
+    with client(data_dir) as api:
+        path = f"/v1/judges/{judge_id}/self-agreement"
+        found = api.get(path, job=job, grading=grading, criterion=criterion, revision=revision)
+    if as_json:
+        print_json(found)
+        return
+    if found["note"]:
+        out.print(found["note"], markup=False)
+        return
+    of_all = [("all", found["overall"])] if len(found["criteria"]) > 1 else []
+    show_list([_line(name, them) for name, them in (*found["criteria"].items(), *of_all)], False, COLUMNS)
+    for name, them in found["criteria"].items():
+        for advice in them["advice"]:
+            out.print(f"{name}: {advice['message']}", markup=False, highlight=False)
+
+
+def _line(name: str, them: dict[str, Any]) -> dict[str, Any]:
+    rounded = {key: round(value, 3) if isinstance(value, float) else value for key, value in them.items()}
+    interval = them["interval"]
+    return {
+        **rounded,
+        "criterion": name,
+        "interval": f"{interval['low']:.2f}–{interval['high']:.2f}" if interval else "",
+    }
