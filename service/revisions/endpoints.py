@@ -45,7 +45,7 @@ async def create_revision(
 
 
 @revisions.get("/v1/revisions", openapi_extra=needs("grade"))
-async def list_revisions(
+async def list_revision_requests(
     session: SessionDep,
     caller: CallerDep,
     page: PageDep,
@@ -62,7 +62,7 @@ async def list_revisions(
 
 
 @revisions.get("/v1/revisions/{revision_id}", openapi_extra=needs("grade"))
-async def get_revision(request: RevisionDep) -> RevisionOut:
+async def get_revision_request(request: RevisionDep) -> RevisionOut:
     """A request for revisions, with its summary once it has one."""
     return RevisionOut.of(request)
 
