@@ -7,6 +7,8 @@ from fastapi import APIRouter
 from service.checkpoints.endpoints import checkpoints
 from service.completions.endpoints import completions
 from service.completions.replies import replies
+from service.critiques.endpoints import critiques
+from service.critiques.endpoints_labels import labels
 from service.datasets.endpoints import datasets
 from service.datasets.endpoints_formats import dataset_formats
 from service.gradings.endpoints import gradings
@@ -37,5 +39,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     replies,
     gradings,
     revisions,
+    critiques,
+    labels,
     checkpoints,
 )

@@ -15,7 +15,7 @@ from alembic import op
 revision = "0004"
 down_revision = "0003"
 
-TOPICS = ("replies", "revisions")
+TOPICS = ("replies", "revisions", "labels")
 
 SQL = Path(__file__).parent.parent / "sql"
 

@@ -1,4 +1,4 @@
-"""`/v1/completions`, `/v1/jobs/{id}/completions` and `/v1/critiques`."""
+"""`/v1/completions` and `/v1/jobs/{id}/completions`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import Depends, Query
 
 from service.completion import CompletionOut
-from service.completions.schemas import CritiqueOut
+from service.completions.schemas import BlindCompletionOut
 from service.db.queries import completions as queries
 from service.db.queries import gradings as grading_queries
 from service.db.queries import jobs as job_queries
@@ -16,6 +16,7 @@ from service.db.tables import CellRow, Completion, Grading, Job
 from service.deps import CallerDep, Listing, PageDep, SessionDep
 from service.domain.grade import CellStatus
 from service.errors import NotFound
+from service.labelling import asked_of, completion_of
 from service.operation import needs, router
 
 completions = router("completions")
@@ -129,44 +130,18 @@ async def _shown(session: SessionDep, found: Listing[Completion]) -> Listing[Com
 
 
 @completions.get("/v1/completions/{completion_id}", openapi_extra=needs("jobs:read"))
-async def get_completion(completion_id: str, session: SessionDep, caller: CallerDep) -> CompletionOut:
-    """One completion: every number of its advantage, down to the judge's words."""
-    row = await session.scalar(queries.completion(caller.project_id, completion_id))
-    if row is None:
-        raise NotFound(f"there is no completion '{completion_id}'")
-    return CompletionOut.of(row, list(await session.scalars(queries.cells([row]))))
-
-
-@completions.get("/v1/critiques", openapi_extra=needs("jobs:read"))
-async def list_critiques(
+async def get_completion(
+    completion_id: str,
     session: SessionDep,
     caller: CallerDep,
-    page: PageDep,
-    job: str | None = None,
-    grading: str | None = None,
-    completion: str | None = None,
-    criterion: str | None = None,
-    q: Annotated[str | None, Query(description="text that the critique contains", max_length=200)] = None,
-) -> Listing[CritiqueOut]:
-    """What judges said, oldest first."""
-    statement = queries.critiques(caller.project_id)
-    for column, value in (
-        (CellRow.job_id, job),
-        (CellRow.grading_id, grading),
-        (CellRow.completion_id, completion),
-        (CellRow.criterion, criterion),
-    ):
-        if value is not None:
-            statement = statement.where(column == value)
-    if q is not None:
-        statement = statement.where(CellRow.reasoning.icontains(q, autoescape=True))
-    return await page.fetch(session, statement, [CellRow.critique_id], CritiqueOut.of, lambda row: [row.critique_id])
-
-
-@completions.get("/v1/critiques/{critique_id}", openapi_extra=needs("jobs:read"))
-async def get_critique(critique_id: str, session: SessionDep, caller: CallerDep) -> CritiqueOut:
-    """One critique."""
-    row = await session.scalar(queries.critiques(caller.project_id).where(CellRow.critique_id == critique_id))
-    if row is None:
-        raise NotFound(f"there is no critique '{critique_id}'")
-    return CritiqueOut.of(row)
+    view: Annotated[
+        Literal["full", "blind"],
+        Query(description="`blind`: what a person needs who labels it, and nothing of the judges"),
+    ] = "full",
+) -> CompletionOut | BlindCompletionOut:
+    """One completion: every number of its advantage, down to the judge's words; or (`blind`) only what is to be judged."""
+    row = await completion_of(session, caller.project_id, completion_id)
+    if view == "blind":
+        content, criteria, _ = await asked_of(session, row)
+        return BlindCompletionOut.of(row, content, list(criteria.values()))
+    return CompletionOut.of(row, list(await session.scalars(queries.cells([row]))))

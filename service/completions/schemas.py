@@ -1,43 +1,46 @@
-"""Critiques as they are shown; completions and cells are in `service.completion`, because gradings show them too."""
+"""A completion without what judges made of it; with it, it is in `service.completion`, because gradings show that too."""
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel
 
-from service.db.tables import CellRow
+from service.db.tables import Completion
+from service.domain.rubric import Criterion, RubricContent
 
 
-class CritiqueOut(BaseModel):
-    """What a judge said about one completion on one criterion."""
+class AskedOut(BaseModel):
+    """What a person is asked about a completion, in its prompt's words."""
+
+    criterion: str
+    title: str
+    text: str
+    polarity: str
+    scale: dict[str, Any]
+
+
+class BlindCompletionOut(BaseModel):
+    """What a person needs who labels a completion, and nothing that says what judges think of it: no cell, no number, no step.
+
+    `criteria` are all that have a text to read: those of verifiers may have none.
+    """
 
     id: str
-    completion: str
-    job: str | None
-    grading: str | None
-    criterion: str
+    prompt: dict[str, Any]
     text: str
-    status: str
-    score: float | None
-    confidence: float | None
-    source: dict[str, Any]
-    created_at: datetime
+    guidelines: str
+    criteria: list[AskedOut]
+    rubric: dict[str, Any]
 
     @classmethod
-    def of(cls, row: CellRow) -> CritiqueOut:
-        """From its cell."""
-        return cls(
-            id=row.critique_id or "",
-            completion=row.completion_id,
-            job=row.job_id,
-            grading=row.grading_id,
-            criterion=row.criterion,
-            text=row.reasoning or "",
-            status=row.status,
-            score=row.score,
-            confidence=row.confidence,
-            source={"type": "judge", "judge": row.judge_id, "revision": row.judge_revision},
-            created_at=row.created_at,
-        )
+    def of(cls, row: Completion, content: RubricContent, criteria: list[Criterion]) -> BlindCompletionOut:
+        """From its row and what it is graded on."""
+        asked = [
+            AskedOut(criterion=c.key, title=c.title, text=c.text, polarity=c.polarity, scale=c.scale.model_dump())
+            for c in criteria
+            if c.text.strip() or c.title.strip()
+        ]
+        shown = {name: row.prompt[name] for name in ("id", "category", "messages") if name in row.prompt}
+        rubric = {"id": row.rubric_id, "version": row.rubric_version}
+        return cls(id=row.id, prompt=shown, text=row.text, guidelines=content.guidelines, criteria=asked, rubric=rubric)

@@ -30,6 +30,11 @@ def criteria_of(
     `prompt_criteria_weight`. What a judge is to look for may refer to the prompt (`{{ prompt.reference }}`): its text is given
     with the prompt's values in it, so that everybody who asks, or looks for what was asked, has the same words.
     """
+    return [_with_values(criterion, prompt) for criterion in applying(content, prompt, prompt_criteria_weight)]
+
+
+def applying(content: RubricContent, prompt: Mapping[str, Any], prompt_criteria_weight: float = 1.0) -> list[Criterion]:
+    """The same as their authors wrote them: the words that all prompts have in common."""
     own = [
         criterion.model_copy(
             update={
@@ -40,8 +45,7 @@ def criteria_of(
         for criterion in map(Criterion.model_validate, prompt.get("criteria") or ())
     ]
     category, tags = prompt.get("category"), prompt.get("tags") or ()
-    applying = [c for c in (*content.criteria, *own) if c.applies_to is None or c.applies_to.matches(category, tags)]
-    return [_with_values(criterion, prompt) for criterion in applying]
+    return [c for c in (*content.criteria, *own) if c.applies_to is None or c.applies_to.matches(category, tags)]
 
 
 def _with_values(criterion: Criterion, prompt: Mapping[str, Any]) -> Criterion:

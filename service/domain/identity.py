@@ -38,3 +38,13 @@ def _has_judge(grader: Any) -> bool:
 def identities(criteria: list[Criterion], content: RubricContent) -> dict[str, str]:
     """Criterion -> identity, for a prompt's criteria."""
     return {criterion.key: cell_identity(criterion, content.guidelines) for criterion in criteria}
+
+
+def question_identity(criterion: Criterion) -> str:
+    """sha256 of what a person is asked who scores this criterion: its words, its scale and which way is good.
+
+    Neither the key nor the grader is in it: a label counts for every judge that is asked the same, in every version that asks it.
+    Templates stand in it as they were written (`criteria.applying`), so that it is one question for all prompts.
+    """
+    body = criterion.model_dump(mode="json")
+    return content_hash({name: body[name] for name in ("title", "text", "polarity", "scale", "scope")})

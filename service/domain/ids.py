@@ -19,6 +19,8 @@ PREFIXES = {
     "completion": "cmp",
     "grading": "grd",
     "critique": "crt",
+    "label": "lbl",
+    "calibration": "cal",
     "checkpoint": "ckpt",
     "event": "evt",
     "group": "grp",

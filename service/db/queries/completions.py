@@ -54,8 +54,3 @@ def with_cell(statement: Select[Completion], criterion: str | None, status: str 
     if status is not None:
         cell = cell.where(CellRow.status == status)
     return statement.where(cell.exists())
-
-
-def critiques(project_id: str) -> Select[CellRow]:
-    """The cells of a project in which a judge said something."""
-    return select(CellRow).where(CellRow.project_id == project_id, CellRow.critique_id.is_not(None))

@@ -16,6 +16,7 @@ from service.db.tables.judges import (
     JudgeRevision,
     JudgeSpending,
 )
+from service.db.tables.labels import Calibration, Critique, CritiqueRating, HiddenCritique, Label
 from service.db.tables.models import Model
 from service.db.tables.projects import ApiKey, IdempotencyKey, Project
 from service.db.tables.revisions import RevisionResult
@@ -26,11 +27,14 @@ __all__ = [
     "Attempt",
     "Base",
     "CachedCell",
+    "Calibration",
     "CellBatch",
     "CellRequest",
     "CellRow",
     "Checkpoint",
     "Completion",
+    "Critique",
+    "CritiqueRating",
     "Dataset",
     "DatasetBatch",
     "DatasetRow",
@@ -40,6 +44,7 @@ __all__ = [
     "Grading",
     "GradingGroup",
     "GradingItem",
+    "HiddenCritique",
     "IdempotencyKey",
     "Job",
     "JobEvent",
@@ -50,6 +55,7 @@ __all__ = [
     "JudgeReservation",
     "JudgeRevision",
     "JudgeSpending",
+    "Label",
     "Model",
     "Outbox",
     "Project",

@@ -105,6 +105,9 @@ class CellRow(Base):
     calls: Mapped[int | None]
     cost_usd: Mapped[Double | None]
     tokens_estimated: Mapped[bool]
+    stated_confidence: Mapped[Double | None]
+    calibration_id: Mapped[str | None]
+    calibration_version: Mapped[int | None]
     replies_id: Mapped[str | None]
 
 

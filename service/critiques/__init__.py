@@ -1,0 +1,1 @@
+"""Critiques by judges and people, labels, and what is worth labelling."""

@@ -1,0 +1,74 @@
+"""People's labels: the current ones, their history, and the cells that they can be held against."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import Executable, Select, Update, func, literal_column, select, text, update
+
+from service.db.queries.jobs import now
+from service.db.tables import CellRow, Completion, Label
+
+ROOT = text(
+    """
+    WITH RECURSIVE up AS (
+        SELECT c.id, c.source_id, 0 AS depth FROM completions c WHERE c.id = :completion_id AND c.project_id = :project_id
+        UNION ALL
+        SELECT c.id, c.source_id, up.depth + 1 FROM up JOIN completions c ON c.id = up.source_id
+    )
+    SELECT id FROM up ORDER BY depth DESC LIMIT 1
+    """
+)
+"""The completion that this one's text was first stored as: gradings of stored completions name theirs."""
+
+
+def lock_subject(subject_id: str) -> Executable:
+    """One at a time, until the transaction ends: whose label replaces whose is then clear."""
+    return select(func.pg_advisory_xact_lock(func.hashtextextended(subject_id, 4)))
+
+
+def replace(project_id: str, subject_id: str, person: str, questions: Collection[str]) -> Update:
+    """A person's labels on these questions count no more."""
+    return (
+        update(Label)
+        .where(
+            Label.project_id == project_id,
+            Label.subject_id == subject_id,
+            Label.person == person,
+            Label.question.in_(questions),
+            Label.replaced_at.is_(None),
+        )
+        .values(replaced_at=now())
+    )
+
+
+def labels(project_id: str, *, current: bool = True) -> Select[Label]:
+    """Labels of a project."""
+    found = select(Label).where(Label.project_id == project_id)
+    return found.where(Label.replaced_at.is_(None)) if current else found
+
+
+def graded(project_id: str, subjects: Select[Any]) -> Select[*tuple[Any, ...]]:
+    """Every judged cell of these subjects' texts, of whatever grading, with the id of the subject, oldest first."""
+    down = (
+        select(Completion.id, Completion.created_at, Completion.id.label("subject_id"))
+        .where(Completion.project_id == project_id, Completion.id.in_(subjects))
+        .cte("down", recursive=True)
+    )
+    further = select(Completion.id, Completion.created_at, down.c.subject_id).join(
+        down, Completion.source_id == down.c.id
+    )
+    family = down.union(further)
+    return (
+        select(
+            family.c.subject_id, CellRow.completion_id, CellRow.criterion, CellRow.status, CellRow.score, CellRow.confidence,
+            CellRow.confidence_source, CellRow.stated_confidence, CellRow.vote_variance, CellRow.votes, CellRow.judge_id,
+            CellRow.judge_revision, CellRow.cached, Completion.rubric_id, Completion.rubric_version,
+            Completion.prompt["criteria"].label("own_criteria"),
+        )
+        .join(CellRow, CellRow.completion_id == family.c.id)
+        .join(Completion, (Completion.id == family.c.id) & (Completion.created_at == family.c.created_at))
+        .where(CellRow.judge_id.is_not(None))
+        .order_by(family.c.created_at, CellRow.completion_id, literal_column("cells.criterion"))
+    )  # fmt: skip
