@@ -27,14 +27,16 @@ CompletionDep = Annotated[Completion, Depends(_completion)]
 
 
 @labels.post("/v1/completions/{completion_id}/labels", status_code=201, openapi_extra=needs("grade"))
-async def add(row: CompletionDep, body: LabelsIn, session: SessionDep, caller: CallerDep) -> LabelsOut:
+async def add_labels_of_completion(
+    row: CompletionDep, body: LabelsIn, session: SessionDep, caller: CallerDep
+) -> LabelsOut:
     """A person's scores of a completion, one for each criterion. What the same person said before counts no more."""
     stored = await add_labels(session, caller, row, body.labels, person=body.person, blind=body.blind)
     return LabelsOut(data=[LabelOut.of(label, row.text) for label in stored])
 
 
 @labels.get("/v1/completions/{completion_id}/labels", openapi_extra=needs("jobs:read"))
-async def of_completion(
+async def list_labels_of_completion(
     row: CompletionDep,
     session: SessionDep,
     caller: CallerDep,
@@ -53,7 +55,7 @@ async def of_completion(
 
 
 @labels.get("/v1/labels", openapi_extra=needs("jobs:read"))
-async def list_labels(
+async def list_all_labels(
     session: SessionDep,
     caller: CallerDep,
     page: PageDep,
@@ -79,7 +81,7 @@ async def list_labels(
 
 
 @labels.delete("/v1/labels/{label_id}", status_code=204, openapi_extra=needs("grade"))
-async def withdraw(label_id: str, session: SessionDep, caller: CallerDep) -> Response:
+async def withdraw_label(label_id: str, session: SessionDep, caller: CallerDep) -> Response:
     """It counts no more, and stays in the history. Withdrawing it again changes nothing."""
     row = await session.scalar(queries.labels(caller.project_id, current=False).where(Label.id == label_id))
     if row is None:

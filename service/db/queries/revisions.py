@@ -167,8 +167,11 @@ def mark_published(ids: Collection[str]) -> Executable:
 
 CRITIQUES: TextClause = text(
     """
-    SELECT completion_id, criterion, status, score, reasoning, reason, critique_id, grader, audit
-    FROM cells WHERE completion_id = ANY(CAST(:ids AS text[])) ORDER BY completion_id, criterion
+    SELECT c.completion_id, c.criterion, c.status, c.score, c.reason, c.grader, c.audit,
+           CASE WHEN h.critique_id IS NULL THEN c.reasoning END AS reasoning,
+           CASE WHEN h.critique_id IS NULL THEN c.critique_id END AS critique_id
+    FROM cells c LEFT JOIN hidden_critiques h ON h.critique_id = c.critique_id
+    WHERE c.completion_id = ANY(CAST(:ids AS text[])) ORDER BY c.completion_id, c.criterion
     """
 )
-"""What was said about these completions when they were graded."""
+"""What was said about these completions when they were graded, without what somebody has hidden."""
