@@ -108,7 +108,7 @@ class CompletionOut(BaseModel):
             attempt=row.attempt if sampled else None,
             group=row.group_id,
             token_ids=list(row.token_ids),
-            token_count=len(row.token_ids) if sampled else None,
+            token_count=len(row.token_ids) if sampled and (row.token_ids or row.revision_of is None) else None,
             cells=_cells_of(row, cells),
             source=row.source_id,
             rubric={"id": row.rubric_id, "version": row.rubric_version},

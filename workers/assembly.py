@@ -31,6 +31,7 @@ from workers.policy.loading import ModelFiles, Reading, load_policy, read_readin
 from workers.policy.reward import RewardPolicy
 from workers.policy.supervised import keeps_packed_apart
 from workers.prompts import read_prompt
+from workers.revisions.job import JobRevisions
 from workers.rows import read_demonstrations, read_preferences
 from workers.seeds import derive_seed
 from workers.training.appraisal import Appraisal
@@ -64,6 +65,7 @@ class Materials:
     resume: Path | None
     save: Callable[[CausalPolicy, Any, TrainerState], None]
     finalizing: Callable[[], None]
+    job_id: str = ""
 
 
 def assemble(materials: Materials) -> Run:
@@ -98,8 +100,12 @@ def assemble(materials: Materials) -> Run:
     optimizer = build_optimizer(policy, spec.training, algorithm.value_learning_rate) if algorithm.trains else None
     if grader is not None:
         environment.rollouts = _cut_rollouts(materials, policy, grader)
+    revisions = _revisions(materials, reading, scorer, policy)
+    environment.revisions = revisions
     if isinstance(evaluation, Evaluation):
         evaluation.rollouts.policy = policy
+        if isinstance(spec.algorithm, EvaluateConfig):
+            evaluation.revisions = revisions
         if isinstance(spec.algorithm, EvaluateConfig):
             evaluation = _appraisal(materials, scorer, evaluation)
     if isinstance(spec.algorithm, RewardModelConfig):
@@ -219,6 +225,33 @@ def _by_rubric(materials: Materials, name: str, version: dict[str, Any], scorer:
 def _rollouts(materials: Materials, policy: Any, grader: CategoryGrader) -> Rollouts:
     spec = materials.spec
     return Rollouts(policy, grader, materials.control, spec.training.seed, spec.rollout.max_completion_tokens)
+
+
+def _revisions(materials: Materials, reading: Reading, scorer: RewardScorer, policy: Any) -> JobRevisions | None:
+    """Who revises what the job samples, if it asks for that."""
+    spec, resolved = materials.spec, materials.resolved
+    config = getattr(spec.algorithm, "revision", None)
+    if config is None:
+        return None
+    temperature = spec.rollout.temperature
+    assert temperature is not None
+    return JobRevisions(
+        config=config,
+        grader=_grader(materials, "revision_rubric", scorer),
+        desk=materials.desk(next(iter(resolved["revision_rubric"].values()))),
+        recorder=materials.recorder,
+        control=materials.control,
+        policy=policy,
+        reading=reading,
+        model=spec.policy.model,
+        job=materials.job_id,
+        judges=resolved["judges"],
+        local_judges=resolved.get("local_judges", {}),
+        votes=resolved.get("judge_votes", {}),
+        seed=spec.training.seed,
+        temperature=temperature,
+        max_completion_tokens=spec.rollout.max_completion_tokens,
+    )
 
 
 def _cut_rollouts(materials: Materials, policy: Any, grader: CategoryGrader) -> Rollouts:

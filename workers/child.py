@@ -110,7 +110,7 @@ class Attempt:
             self._model_files(model_id)
             pinned["sha256"] = self.held.model(model_id).sha256
         self._probe_judges(job)
-        pinned = [PinnedRubrics.of(job.resolved, field) for field in ("rubric", "evaluation_rubric")]
+        pinned = [PinnedRubrics.of(job.resolved, field) for field in ("rubric", "evaluation_rubric", "revision_rubric")]
         self.writer = RecordWriter(
             self.held, {name: v for found in pinned if found for name, v in found.versions.items()}
         )
@@ -127,13 +127,20 @@ class Attempt:
                 model_files=self._model_files,
                 rows=self._rows,
                 desk=lambda name: CellDesk(
-                    self.held, job.project_id, name, bell=bell, outbox=outbox, check=self.channel.check
+                    self.held,
+                    job.project_id,
+                    name,
+                    bell=bell,
+                    outbox=outbox,
+                    check=self.channel.check,
+                    fresh=job.resolved.get("rubrics", {}).get(name, {}).get("afresh", False),
                 ),
                 recorder=self.writer,
                 control=self.channel,
                 resume=resume,
                 save=self._save,
                 finalizing=self.channel.ask_to_finalize,
+                job_id=self.held.job_id,
             )
         )
         self.held.begin(checkpoint.step if checkpoint is not None else None, job.resolved)
@@ -143,6 +150,7 @@ class Attempt:
             run.go()
         finally:
             self.writer.flush()
+        self._publish(run.state.step)
         self.report = getattr(run.evaluation, "report", {})
 
     @staticmethod
@@ -229,8 +237,19 @@ class Attempt:
                 "metrics": metrics,
             }
         )
+        self._publish(state.step)
         self._say(f"checkpoint at step {state.step}")
         self._prune(self.job.spec.checkpoints.keep)
+
+    def _publish(self, step: int) -> None:
+        """Accepted revisions go to their datasets once no attempt will do their step again: behind a checkpoint, or at the end."""
+        assert self.job is not None
+        config = getattr(self.job.spec.algorithm, "revision", None)
+        if config is not None:
+            named = {kind: getattr(config, kind) for kind in ("preferences", "demonstrations")}
+            datasets = {kind: dataset for kind, dataset in named.items() if dataset is not None}
+            for kind, rows in self.held.publish_revisions(datasets, step).items():
+                self._say(f"{rows} {kind} from revisions in {datasets[kind]}")
 
     def _prune(self, keep: int) -> None:
         """Keep the newest `keep`, never drop the best or the last, nor what has become a model."""

@@ -38,6 +38,14 @@ class Completion:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class RevisedSample:
+    """An accepted revision that the policy has written, with its fresh cells. Its log-probabilities are those in the revision prompt."""
+
+    completion: Completion
+    cells: dict[str, Cell]
+
+
 @dataclass(slots=True)
 class CompletionGroup:
     """The completions of one prompt, with their cells once they are graded and their numbers once they are scored."""
@@ -54,6 +62,11 @@ class CompletionGroup:
     penalties: list[float] = field(default_factory=list)
     """What is taken off each completion's reward for its length; empty: nothing is. The algorithm sets it."""
     scored: ScoredGroup | None = None
+    ids: list[str] = field(default_factory=list)
+    critiques: list[dict[str, str]] = field(default_factory=list)
+    """Of each completion: its id, and the ids of what judges said, by criterion; the recorder sets them."""
+    revisions: list[RevisedSample] = field(default_factory=list)
+    """What joins the group's update without being one of its members (grape.md §7, use `group`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +96,9 @@ class PolicyBatch:
     """With importance weights: the sampler's log-probabilities, while `logprobs_B_T` are the trainer's before its first step."""
     divergences_B_T: list[list[float]] = field(default_factory=list)
     """Estimates of the divergence from the reference under the policy that sampled, where the reward pays for it."""
+    revised_B: list[bool] = field(default_factory=list)
+    """Which sequences were sampled from another prompt (revisions): until the trainer's are known, `logprobs_B_T` has the sampler's
+    there. None: no one."""
     values_B_T: list[list[float]] = field(default_factory=list)
     returns_B_T: list[list[float]] = field(default_factory=list)
     """What the value model said before each token when it was sampled, and what it should have said."""
@@ -117,6 +133,7 @@ class PolicyBatch:
             sampled_B_T=of(self.sampled_B_T),
             divergences_B_T=of(self.divergences_B_T),
             unit_of_B=of(self.unit_of_B),
+            revised_B=of(self.revised_B),
             values_B_T=of(self.values_B_T),
             returns_B_T=of(self.returns_B_T),
         )

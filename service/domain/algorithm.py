@@ -5,13 +5,13 @@ The workers hold the other end: `workers.algorithms.ALGORITHMS` maps the same na
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from service.domain.base import Value, refuse
+from service.domain.base import Loc, Value, refuse
 from service.domain.objective import (
     KlConfig,
     ObjectiveConfig,
@@ -22,6 +22,7 @@ from service.domain.objective import (
 from service.domain.policy_gradient import PpoConfig, ReinforceConfig, TrpoConfig
 from service.domain.preference import DpoConfig, RewardModelConfig
 from service.domain.rejection import RejectionSamplingConfig
+from service.domain.revision import RevisionConfig, refuse_group_use
 from service.domain.rubric import DEFAULT_AGGREGATION, Aggregation
 from service.domain.scoring import OVERLONG, CriterionWeight, Mismatch, ScoringOptions, mismatches
 
@@ -83,16 +84,40 @@ class OnPolicyConfig(PolicyGradientConfig):
 
     @model_validator(mode="after")
     def _fits_itself(self) -> OnPolicyConfig:
-        problems = [(m.place, "invalid_option", m.message) for m in option_mismatches(self)]
+        problems: list[tuple[Loc, str, str]] = [(m.place, "invalid_option", m.message) for m in option_mismatches(self)]
         if self.kl.placement == "reward":
             message = (
                 "a divergence in the reward would make advantages that the stored cells do not explain; grape and grpo take it in "
                 "the 'loss' (reinforce and ppo know both)"
             )
             problems.append((("kl", "placement"), "invalid_option", message))
+        if self.revision is not None and "group" in self.revision.uses:
+            problems += list(self._of_revisions(self.revision.uses.index("group")))
         if problems:
             refuse(*problems)
         return self
+
+    def _of_revisions(self, position: int) -> Iterator[tuple[Loc, str, str]]:
+        """What a revision in the update does not go with: its advantage is (R − mean of the members)/std."""
+        place: Loc = ("revision", "uses", position)
+        if self.advantage.baseline == "none":
+            yield (
+                place,
+                "invalid_option",
+                "'group' compares a revision with its group's mean; take another advantage.baseline",
+            )
+        if self.advantage.level == "criterion":
+            yield (
+                place,
+                "invalid_option",
+                "'group' needs rewards, which advantage.level 'criterion' does not have; take 'reward'",
+            )
+        if self.truncated.mode == "penalty":
+            yield (
+                place,
+                "invalid_option",
+                "'group' knows no penalty on length; mask truncated completions, or leave it out",
+            )
 
 
 class GrapeConfig(OnPolicyConfig):
@@ -134,6 +159,12 @@ class EvaluateConfig(Value):
     type: Literal["evaluate"]
     aggregation: Aggregation = Aggregation()
     compare_to: ComparedModel | None = None
+    revision: RevisionConfig | None = None
+
+    @model_validator(mode="after")
+    def _no_update(self) -> EvaluateConfig:
+        refuse_group_use(self.revision)
+        return self
 
 
 AlgorithmConfig = Annotated[

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from service.domain.base import Value, refuse
+from service.domain.revision import RevisionConfig
 from service.domain.scoring import StepCredit
 
 NotNegative = Annotated[float, Field(ge=0)]
@@ -163,3 +164,4 @@ class PolicyGradientConfig(Value):
 
     truncated: TruncatedConfig = TruncatedConfig()
     importance: ImportanceConfig = ImportanceConfig()
+    revision: RevisionConfig | None = None

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from service.domain.base import Value, refuse
 from service.domain.objective import KlConfig, MeanOver, ObjectiveConfig, PolicyGradientConfig
+from service.domain.revision import refuse_group_use
 from service.domain.rubric import Aggregation
 
 Positive = Annotated[float, Field(gt=0)]
@@ -29,6 +30,7 @@ class PlainRewardConfig(PolicyGradientConfig):
 
     @model_validator(mode="after")
     def _plain(self) -> PlainRewardConfig:
+        refuse_group_use(self.revision)
         given = {name for name, value in self.aggregation if value is not None}
         for name in sorted(given - set(PLAIN_FIELDS)):
             if (name, getattr(self.aggregation, name)) not in (("weighting", "uniform"), ("on_subject_null", "impute")):

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from service.domain.base import Value, refuse
+from service.domain.revision import RevisionConfig, refuse_group_use
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -28,9 +29,11 @@ class RejectionSamplingConfig(Value):
     floors: dict[str, Share] = {}
     rounds: Annotated[int, Field(ge=1, le=1000)] = 1
     prompts_per_round: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    revision: RevisionConfig | None = None
 
     @model_validator(mode="after")
     def _threshold_where_needed(self) -> RejectionSamplingConfig:
+        refuse_group_use(self.revision)
         if self.select == "threshold" and self.threshold is None:
             refuse((("threshold",), "missing", "select 'threshold' needs the least plain reward that is kept"))
         return self

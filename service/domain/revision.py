@@ -82,6 +82,13 @@ def use_problems(uses: Sequence[Use], options: RevisionOptions) -> Iterator[tupl
             yield (name,), "invalid_option", f"no use fills '{name}'; add {' or '.join(sorted(users))}, or leave it out"
 
 
+def refuse_group_use(revision: RevisionConfig | None) -> None:
+    """For algorithms whose update is not relative to a group."""
+    if revision is not None and "group" in revision.uses:
+        message = "'group' puts revisions into a group-relative update, which grape and grpo have; leave it out"
+        refuse((("revision", "uses", revision.uses.index("group")), "invalid_option", message))
+
+
 def fills(uses: Sequence[str]) -> dict[str, bool]:
     """Which kinds of datasets these uses fill."""
     return {

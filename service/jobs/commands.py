@@ -23,6 +23,7 @@ from service.domain.rubric import RubricContent
 from service.domain.spending import JudgeBudget, Spent
 from service.errors import Conflict, Invalid, NotFound
 from service.jobs.aggregation import aggregations, check_options, refuse_training_options, with_aggregation
+from service.jobs.revisions import named_by_revision, pin_revision
 from service.jobs.schemas import LimitsPatch
 from service.operation import Caller
 from service.pins import (
@@ -72,15 +73,15 @@ async def submit_job(session: AsyncSession, caller: Caller, spec: JobSpec) -> Jo
     spec = with_aggregation(spec, [options[name] for name in trained])
     places = {"prompts": "/data/prompts", "evaluation": "/evaluation/prompts"}
     rows = {place: data[kind] for kind, place in places.items() if kind in data}
-    pinned.update(
-        await pin_graders(session, project, list(rubrics.contents.values()), rows if rubrics.contents else {})
-    )
+    contents, named = list(rubrics.contents.values()), named_by_revision(spec)
+    pinned.update(await pin_graders(session, project, contents, rows if contents else {}, named))
     judges = await facts_of(session, pinned["judges"])
     require_askable(rubrics.contents.values(), judges)
     await require_rows_askable(session, rows if rubrics.contents else {}, judges)
     pinned["judge_votes"] = own_votes(judges)
     for name in trained:
         check_options(spec, options[name], rubrics.contents[name], pinned["judge_votes"])
+    spec = await pin_revision(session, project, spec, pinned)
     await require_prices(session, spec.limits, pinned["judges"], pinned["local_judges"])
     pinned["data"] = {kind: snapshot.model_dump() for kind, snapshot in data.items()}
     values = {

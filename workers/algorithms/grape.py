@@ -8,13 +8,13 @@ from dataclasses import replace
 from service.domain.algorithm import OnPolicyConfig, scoring_options
 from service.domain.job import JobSpec
 from service.domain.rubric import Aggregation
-from service.domain.scoring import ScoringOptions
-from workers.advantages.group import score_step, token_advantages_of
+from service.domain.scoring import ScoringOptions, outside_advantage
+from workers.advantages.group import score_step, scored_row, token_advantages_of
 from workers.advantages.report import rollout_metrics
 from workers.algorithms.base import Collected, Environment, Policy
-from workers.algorithms.on_policy import Surrogate, divergence_terms, policy_loss
+from workers.algorithms.on_policy import Surrogate, divergence_terms, policy_loss, weigh_revisions
 from workers.algorithms.policy_gradient import PolicyGradient
-from workers.types import CompletionGroup, LossOutput, PolicyBatch
+from workers.types import Batch, CompletionGroup, LossOutput, PolicyBatch
 
 
 class Grape(PolicyGradient):
@@ -97,7 +97,36 @@ class Grape(PolicyGradient):
                 batch.advantages_B_T.append(token_advantages_of(group, i, credit, centred=centred))
                 batch.prompt_of_B.append(len(batch.prompts_P_T) - 1)
                 batch.unit_of_B.append(len(batch.tokens_U) - 1)
+            self._add_revisions(batch, group)
+        if batch.revised_B:
+            batch.revised_B.extend([False] * (len(batch.tokens_B_T) - len(batch.revised_B)))
         return replace(batch, tokens_in_step=sum(batch.tokens_U), sequences_in_step=sum(batch.sequences_U))
+
+    def _add_revisions(self, batch: PolicyBatch, group: CompletionGroup) -> None:
+        """Accepted revisions of a group with signal (grape.md §7): in its unit and in the denominators, in none of its means."""
+        baseline = self.config.advantage.baseline
+        if not group.revisions or baseline == "none":
+            return
+        assert group.scored is not None
+        for revised in group.revisions:
+            advantage = outside_advantage(group.scored, group.criteria, scored_row(revised.cells), baseline)
+            tokens = revised.completion.tokens
+            batch.revised_B.extend([False] * (len(batch.tokens_B_T) - len(batch.revised_B)))
+            batch.tokens_B_T.append(tokens)
+            batch.logprobs_B_T.append(revised.completion.logprobs)
+            batch.advantages_B_T.append([advantage] * len(tokens))
+            batch.prompt_of_B.append(len(batch.prompts_P_T) - 1)
+            batch.unit_of_B.append(len(batch.tokens_U) - 1)
+            batch.revised_B.append(True)
+            batch.tokens_U[-1] += len(tokens)
+            batch.sequences_U[-1] += 1
+
+    def complete(self, policy: Policy, batch: Batch) -> Batch:
+        """What revisions need beside what every rollout needs."""
+        assert isinstance(batch, PolicyBatch)
+        completed = super().complete(policy, batch)
+        assert isinstance(completed, PolicyBatch)
+        return weigh_revisions(policy, batch, completed)
 
     def loss(self, policy: Policy, batch: PolicyBatch) -> LossOutput:
         """The clipped surrogate plus β·KL minus `entropy_coef`·entropy, divided as `objective.aggregation` says."""

@@ -153,6 +153,25 @@ def correct_for_sampler(policy: Policy, batch: PolicyBatch, importance: Importan
     return replace(batch, logprobs_B_T=proximal, weights_B_T=weights, sampled_B_T=batch.logprobs_B_T)
 
 
+def weigh_revisions(policy: Policy, sampled: PolicyBatch, batch: PolicyBatch) -> PolicyBatch:
+    """The batch with its revisions put on the policy's own footing (grape.md §7); `sampled`: the same batch as it was sampled.
+
+    A revision was sampled by μ = π_old(· | x, y, critique). Its ratio's denominator is π_old(t | x, <t), by the trainer's forward,
+    and every token has the detached weight min(1, π_old(t | x, <t)/μ(t)). In the metrics it counts as sampled without a gap.
+    """
+    rows = [b for b, revised in enumerate(sampled.revised_B) if revised]
+    if not rows:
+        return batch
+    proximal = trainer_logprobs(policy, replace(sampled.select(rows), revised_B=[]))
+    weights = importance_weights(proximal, [sampled.logprobs_B_T[b] for b in rows], mode="truncated", cap=1.0)
+    logprobs_B_T = list(batch.logprobs_B_T)
+    sampled_B_T = list(batch.sampled_B_T or batch.logprobs_B_T)
+    weights_B_T = list(batch.weights_B_T or [[1.0] * len(row) for row in batch.tokens_B_T])
+    for b, old, weight in zip(rows, proximal, weights, strict=True):
+        logprobs_B_T[b], sampled_B_T[b], weights_B_T[b] = old, old, weight
+    return replace(batch, logprobs_B_T=logprobs_B_T, sampled_B_T=sampled_B_T, weights_B_T=weights_B_T)
+
+
 def trainer_logprobs(policy: Policy, batch: PolicyBatch) -> list[list[float]]:
     """log π of every completion token by the trainer's forward."""
     return over_pieces(policy, batch, lambda piece: policy.logprobs(piece).logprobs)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from service.domain.asked import Messages, Told
 from service.domain.base import content_hash
 from service.domain.criteria import criteria_of, criterion_weights, needs_of
 from service.domain.grade import Cell
@@ -31,6 +32,12 @@ class Desk(Protocol):
 
     def forget(self, keys: Sequence[str]) -> None:
         """Drop what was asked, so that asking again asks anew."""
+
+    def ask_plainly(self, key: str, judge: str, questions: Sequence[Messages], *, queue: str) -> None:
+        """Ask a judge's endpoint or model plain questions, once per key."""
+
+    def told(self, keys: Sequence[str]) -> dict[str, list[Told]]:
+        """The answers to these keys' questions, in their order, once all are there."""
 
 
 @dataclass(slots=True)
@@ -94,7 +101,7 @@ class GroupGrading:
 
     def _key(self, group: CompletionGroup, queue: str) -> str:
         """The same samples at the same place of the job are the same question, also after a resume: never paid twice."""
-        tokens = [completion.tokens for completion in group.completions]
+        tokens = [completion.tokens or completion.text for completion in group.completions]
         return content_hash([self.grader.name, self.place, len(self._asked), queue, group.prompt.id, tokens])
 
     def finish(self) -> None:

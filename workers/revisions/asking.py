@@ -34,11 +34,13 @@ class Critique:
     id: str | None = None
 
 
-def critiques_for(criteria: Sequence[Criterion], cells: Mapping[str, Any]) -> list[Critique]:
+def critiques_for(
+    criteria: Sequence[Criterion], cells: Mapping[str, Any], ids: Mapping[str, str | None]
+) -> list[Critique]:
     """What the reviser is told: what fell short, and every judge's words; in the rubric's order.
 
     Audit criteria stay untold: what the policy is never trained on must not be trained on by this way either. `cells` have
-    `score`, `reasoning` and `critique_id`.
+    `score` and `reasoning`; `ids` are those of the judges' words, by criterion.
     """
     found = []
     for criterion in criteria:
@@ -46,7 +48,7 @@ def critiques_for(criteria: Sequence[Criterion], cells: Mapping[str, Any]) -> li
         if criterion.audit or cell is None:
             continue
         if cell.reasoning or (cell.score is not None and cell.score < 1):
-            found.append(Critique(_name(criterion), cell.score, cell.reasoning, cell.critique_id))
+            found.append(Critique(_name(criterion), cell.score, cell.reasoning, ids.get(criterion.key)))
     return found
 
 

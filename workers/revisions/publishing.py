@@ -8,23 +8,12 @@ from sqlalchemy.orm import Session
 
 from service.db.queries import revisions as queries
 from workers.runs.gradings import HeldGrading
-from workers.runs.publishing import publish
-
-COLUMNS = {"preferences": "preference", "demonstrations": "demonstration"}
-"""The kinds of datasets, and the column of the results that has their rows."""
+from workers.runs.publishing import publish_accepted
 
 
 def conclusion(session: Session, held: HeldGrading, options: dict[str, Any]) -> dict[str, Any]:
     """Publish what was accepted, and the request's summary."""
-    published = {}
-    done: set[str] = set()
-    for kind, column in COLUMNS.items():
-        if options.get(kind) is not None:
-            rows = session.execute(queries.unpublished(column, request_id=held.id)).all()
-            published[kind] = publish(session, options[kind], held.project_id, [row for _, row in rows])
-            done |= {result_id for result_id, _ in rows}
-    if done:
-        session.execute(queries.mark_published(done))
+    published = publish_accepted(session, options, held.project_id, request_id=held.id)
     return {**outcome(session.execute(queries.counted(held.id)).all()), "published": published}
 
 

@@ -119,7 +119,8 @@ class Revising:
             cells.setdefault(row.completion_id, {})[row.criterion] = row
         for pair in pairs:
             criteria = criteria_of(self.contents.of(pair.rubric), pair.prompt)
-            pair.critiques = critiques_for(criteria, cells.get(pair.original.id, {}))
+            mine = cells.get(pair.original.id, {})
+            pair.critiques = critiques_for(criteria, mine, {key: cell.critique_id for key, cell in mine.items()})
             pair.lineage["critiques"] = [critique.id for critique in pair.critiques if critique.id]
 
     def _ask_reviser(self, pairs: list[PairWork]) -> None:

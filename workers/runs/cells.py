@@ -18,7 +18,7 @@ from service.db.queries import cells as queries
 from service.db.queries import jobs as job_queries
 from service.db.queries import spending as spending_queries
 from service.db.tables import CellRequest, Grading, Job, Judge, JudgeRevision, Model, Outbox
-from service.domain.asked import Messages, Told
+from service.domain.asked import PLAIN, Messages, Told
 from service.domain.grade import Cell
 from service.domain.ids import new_id
 from service.domain.pinned import pinned_version
@@ -54,8 +54,9 @@ class CellDesk:
         bell: Bell,
         outbox: OutboxSender,
         check: Callable[[], None],
+        fresh: bool = False,
     ) -> None:
-        self._held, self._project_id, self._rubric = held, project_id, rubric
+        self._held, self._project_id, self._rubric, self._fresh = held, project_id, rubric, fresh
         self._outbox, self._check = outbox, check
         self._wait_for_bell = bell.listen(channel(held.job_id))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ask")
@@ -65,9 +66,22 @@ class CellDesk:
         self, key: str, prompt: dict[str, Any], texts: Sequence[str], criteria: Sequence[str], *, queue: str
     ) -> None:
         """Ask the workers of a queue for a cell for each text and criterion, once per key."""
-        self._asking.append(self._thread.submit(self._insert, key, prompt, list(texts), list(criteria), queue))
+        payload = {
+            "rubric": self._rubric,
+            "prompt": prompt,
+            "texts": list(texts),
+            **({"fresh": True} if self._fresh else {}),
+        }
+        places = [(i, c) for i in range(len(texts)) for c in criteria]
+        self._asking.append(self._thread.submit(self._insert, key, payload, places, queue))
 
-    def _insert(self, key: str, prompt: dict[str, Any], texts: list[str], criteria: list[str], queue: str) -> None:
+    def ask_plainly(self, key: str, judge: str, questions: Sequence[Messages], *, queue: str) -> None:
+        """Ask a judge's endpoint or model plain questions, once per key."""
+        payload = {"judge": judge, "questions": list(questions)}
+        places = [(i, PLAIN) for i in range(len(questions))]
+        self._asking.append(self._thread.submit(self._insert, key, payload, places, queue))
+
+    def _insert(self, key: str, payload: dict[str, Any], places: list[tuple[int, str]], queue: str) -> None:
         values = {
             "id": new_id("batch"),
             "project_id": self._project_id,
@@ -75,7 +89,7 @@ class CellDesk:
             "key": key,
             "queue": queue,
             "status": "queued",
-            "payload": {"rubric": self._rubric, "prompt": prompt, "texts": texts},
+            "payload": payload,
         }
 
         def work(session: Session) -> None:
@@ -87,8 +101,7 @@ class CellDesk:
                 return
             rows = [
                 {"batch_id": batch_id, "completion_index": i, "criterion": c, "project_id": self._project_id}
-                for i in range(len(texts))
-                for c in criteria
+                for i, c in places
             ]
             session.execute(insert(CellRequest), rows)
             task = queries.GRADING_TASKS[queue]
@@ -99,6 +112,19 @@ class CellDesk:
 
     def wait(self, keys: Sequence[str]) -> dict[str, list[dict[str, Cell]]]:
         """The cells of these keys, by text, once all are there. Obeys pause and drain while it waits."""
+        self._until_done(keys)
+        return self._collect(keys)
+
+    def told(self, keys: Sequence[str]) -> dict[str, list[Told]]:
+        """The answers to these keys' plain questions, in their order, once all are there."""
+        self._until_done(keys)
+        rows = self._held.transact(lambda session: list(session.execute(queries.answered(self._held.job_id, keys))))
+        found: dict[str, list[Told]] = {key: [] for key in keys}
+        for key, _, _, answer in rows:
+            found[key].append(Told.model_validate(answer))
+        return found
+
+    def _until_done(self, keys: Sequence[str]) -> None:
         for future in self._asking:
             future.result()
         self._asking.clear()
@@ -121,7 +147,6 @@ class CellDesk:
             self._wait_for_bell(POLL_S)
         if said:
             self._say(None)
-        return self._collect(keys)
 
     def _say(self, reason: str | None) -> bool:
         self._held.reason(reason)

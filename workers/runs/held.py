@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,10 +18,22 @@ from service.db.queries import datasets as dataset_queries
 from service.db.queries import jobs as queries
 from service.db.queries import judges as judge_queries
 from service.db.queries import models as model_queries
-from service.db.tables import Attempt, CellRow, Checkpoint, Completion, Job, JobMetric, Judge, JudgeRevision, Model
+from service.db.tables import (
+    Attempt,
+    CellRow,
+    Checkpoint,
+    Completion,
+    Job,
+    JobMetric,
+    Judge,
+    JudgeRevision,
+    Model,
+    RevisionResult,
+)
 from service.domain.dataset import Snapshot
 from service.domain.ids import new_id
 from service.domain.job import JobSpec
+from workers.runs.publishing import publish_accepted
 
 OUTAGE_S = 900.0
 """How long a child works on while the database is away; its writes are fenced, so that is safe."""
@@ -120,8 +132,9 @@ class HeldJob:
         metrics: Sequence[dict[str, Any]],
         completions: Sequence[dict[str, Any]],
         cells: Sequence[dict[str, Any]],
+        results: Sequence[dict[str, Any]] = (),
     ) -> None:
-        """Metrics, completions with their cells, and progress, in one transaction."""
+        """Metrics, completions with their cells, what became of revisions, and progress, in one transaction."""
 
         def work(session: Session) -> None:
             row = self.fenced(session, **({} if step is None else {"progress_step": step}))
@@ -131,12 +144,29 @@ class HeldJob:
                 (JobMetric, metrics, owned),
                 (Completion, completions, owned),
                 (CellRow, cells, common),
+                (RevisionResult, results, owned),
             ):
                 for start in range(0, len(rows), CHUNK):
                     part: list[dict[str, Any]] = [{**item, **shared} for item in rows[start : start + CHUNK]]
                     session.execute(insert(table), part)
 
         self.transact(work)
+
+    def publish_revisions(self, datasets: Mapping[str, str], up_to: int) -> dict[str, int]:
+        """Put what was accepted up to a step that will not be done again into the job's datasets; how many rows of each kind."""
+
+        def work(session: Session) -> dict[str, int]:
+            row = self.fenced(session)
+            published = publish_accepted(session, datasets, row.project_id, job_id=self.job_id, up_to=up_to)
+            if any(published.values()):
+                data = {
+                    "step": up_to,
+                    **{kind: {"dataset": datasets[kind], "rows": n} for kind, n in published.items()},
+                }
+                session.execute(queries.append_event(self.job_id, self.fence, "revision.published", data))
+            return published
+
+        return self.transact(work)
 
     # --- models, data, judges ---
 

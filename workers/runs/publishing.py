@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from service.db.queries import datasets as queries
+from service.db.queries import revisions as revision_queries
 from service.db.tables import Dataset
 from service.domain.base import canonical_json
 from service.domain.ids import new_id
 from workers.runs.copying import driver
+
+COLUMNS = {"preferences": "preference", "demonstrations": "demonstration"}
+"""The kinds of datasets, and the column of the results that has their rows."""
+
+
+def publish_accepted(
+    session: Session, datasets: Mapping[str, str | None], project_id: str, **results: Any
+) -> dict[str, int]:
+    """The rows of accepted results (`queries.unpublished`) that no dataset has yet; how many were new, by kind of dataset."""
+    published: dict[str, int] = {}
+    done: set[str] = set()
+    for kind, column in COLUMNS.items():
+        dataset = datasets.get(kind)
+        if dataset is not None:
+            rows = session.execute(revision_queries.unpublished(column, **results)).all()
+            published[kind] = publish(session, dataset, project_id, [row for _, row in rows])
+            done |= {result_id for result_id, _ in rows}
+    if done:
+        session.execute(revision_queries.mark_published(done))
+    return published
 
 
 def publish(session: Session, dataset_id: str, project_id: str, rows: Sequence[dict[str, Any]]) -> int:

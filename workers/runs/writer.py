@@ -61,11 +61,30 @@ class RecordWriter:
                         "purpose": purpose,
                         "rubric_id": rubric["id"],
                         "rubric_version": rubric["version"],
+                        **_NOBODYS,
                     }
                 )
-                row_cells = group.cells[row["index"]]
-                cells.extend(cell_row(cell, row["id"], created_at) for cell in row_cells.values())
+                cells.extend(_cell_rows(group, row, created_at))
         self._put({"completions": completions, "cells": cells})
+
+    def revisions(
+        self,
+        step: int,
+        graded: Sequence[tuple[CompletionGroup, Sequence[dict[str, Any]]]],
+        results: Sequence[dict[str, Any]],
+    ) -> None:
+        """What became of revisions; and originals and revisions as completions, each with what it is (`purpose`, and of whom)."""
+        completions: list[dict[str, Any]] = []
+        cells: list[dict[str, Any]] = []
+        created_at = datetime.now(UTC)
+        for position, (group, sides) in enumerate(graded):
+            rubric = self._rubrics[group.rubric]
+            version = {"rubric_id": rubric["id"], "rubric_version": rubric["version"]}
+            for row, side in zip(completion_rows(group, position, created_at), sides, strict=True):
+                completions.append({**row, "step": step, **version, **_NOBODYS, **side})
+                cells.extend(_cell_rows(group, row, created_at))
+        rows = [{**row, "step": step} for row in results]
+        self._put({"completions": completions, "cells": cells, "results": rows})
 
     def event(self, kind: str, data: dict[str, Any]) -> None:
         """Something worth telling."""
@@ -116,19 +135,32 @@ class RecordWriter:
                 metrics=[row for record in plain for row in record.get("metrics", ())],
                 completions=[row for record in plain for row in record.get("completions", ())],
                 cells=[row for record in plain for row in record.get("cells", ())],
+                results=[row for record in plain for row in record.get("results", ())],
             )
         for record in records:
             if "event" in record:
                 self._held.event(*record["event"])
 
 
+_NOBODYS = {"source_id": None, "revision_of": None}
+"""Of a completion that is its own: sampled, neither graded afresh nor a revision."""
+
+
+def _cell_rows(group: CompletionGroup, row: dict[str, Any], created_at: datetime) -> list[dict[str, Any]]:
+    """A completion's cells; the group learns under which ids what judges said can be found."""
+    found = [cell_row(cell, row["id"], created_at) for cell in group.cells[row["index"]].values()]
+    group.critiques.append({cell["criterion"]: cell["critique_id"] for cell in found if cell["critique_id"]})
+    return found
+
+
 def completion_rows(group: CompletionGroup, position: int, created_at: datetime) -> list[dict[str, Any]]:
-    """The rows of one group's completions."""
+    """The rows of one group's completions; the group learns their ids."""
     assert group.scored is not None
+    group.ids = group.ids or [new_id("completion") for _ in group.completions]
     group_id = new_id("group")
     return [
         {
-            "id": new_id("completion"),
+            "id": group.ids[index],
             "created_at": created_at,
             "group_id": group_id,
             "group_index": position,

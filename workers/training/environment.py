@@ -17,7 +17,7 @@ from workers.policy.generation.sampler import Sample, SamplingOptions
 from workers.policy.steps import steps_by_criterion
 from workers.policy.tokenization import decode
 from workers.seeds import ShuffledCursor, derive_seed
-from workers.training.ports import Control, Grader, Grading, Recorder, Suspended
+from workers.training.ports import Control, Grader, Grading, Recorder, Revisions, Suspended
 from workers.training.state import NULL_WINDOW, TrainerState
 from workers.types import Completion, CompletionGroup, Prompt
 
@@ -74,7 +74,7 @@ class Rollouts:
         sampled = time.monotonic()
         grading.finish()
         self.sampling_s, self.grading_wait_s = sampled - started, time.monotonic() - sampled
-        _stop_without_budget(list(groups.values()))
+        stop_without_budget(list(groups.values()))
         for group in groups.values():
             pairs = zip(group.completions, group.cells, strict=True)
             group.steps = [self._steps(completion, cells) for completion, cells in pairs]
@@ -89,7 +89,7 @@ class Rollouts:
         return Completion(sample.tokens, sample.logprobs, sample.finish_reason, text)
 
 
-def _stop_without_budget(groups: Sequence[CompletionGroup]) -> None:
+def stop_without_budget(groups: Sequence[CompletionGroup]) -> None:
     """Raise `Suspended` if a budget forbade a cell: what is left of a step without it is noise, and after the resume it is there.
 
     The cells that were paid for stand, and the same samples are asked about again: only what is missing is asked anew.
@@ -115,6 +115,7 @@ class TrainingEnvironment:
     rollouts: Rollouts | None = None
     aggregations: dict[str, Aggregation] = field(default_factory=dict)
     max_null_share: float = 1.0
+    revisions: Revisions | None = None
     _cursors: dict[str, ShuffledCursor] = field(default_factory=dict)
 
     def _next(self, name: str, rows: int, count: int) -> list[int]:
@@ -209,6 +210,8 @@ class TrainingEnvironment:
             score(groups)
         sampled = [*groups, *replaced]
         self.recorder.completions(step, "train", sampled)
+        if self.revisions is not None:
+            self.report(self.revisions.run(step, groups))
         try:
             self._watch_nulls(sampled)
         except Suspended:

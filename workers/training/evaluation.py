@@ -10,7 +10,7 @@ from service.domain.scoring import Past, ScoringOptions, mean
 from workers.advantages.group import score_step
 from workers.advantages.report import judge_retries, judge_spending
 from workers.training.environment import Rollouts
-from workers.training.ports import Recorder
+from workers.training.ports import Recorder, Revisions
 from workers.types import CompletionGroup, Prompt
 
 UNIFORM = ScoringOptions(weighting="uniform")
@@ -36,6 +36,8 @@ class Evaluation:
     """By rubric, what rewards and advantages are shown by, else uniform weights; nothing trains on them, and no metric but
     `healthbench` is made of them."""
 
+    revisions: Revisions | None = None
+
     def run(self, step: int) -> dict[str, float]:
         """Sample, grade, record; the metrics `evaluation.*` of this step. The same step always has the same seed, whatever the model."""
         groups, _ = self.rollouts.run(
@@ -48,6 +50,8 @@ class Evaluation:
         )
         score_step(groups, self.options_of, lambda rubric: Past())
         self.recorder.completions(step, self.purpose, groups)
+        if self.revisions is not None:
+            self.recorder.metrics(step, self.revisions.run(step, groups))
         self.groups, self.by_prompt = groups, plain_rewards(groups)
         found = summary(groups) | benchmark([g for g in groups if self.options_of(g.rubric).weighting == "healthbench"])
         metrics = {f"{self.purpose}.{name}": value for name, value in found.items()}

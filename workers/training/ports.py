@@ -35,8 +35,23 @@ class Recorder(Protocol):
     def completions(self, step: int, purpose: str, groups: Sequence[CompletionGroup]) -> None:
         """Graded and scored groups."""
 
+    def revisions(
+        self,
+        step: int,
+        graded: Sequence[tuple[CompletionGroup, Sequence[dict[str, Any]]]],
+        results: Sequence[dict[str, Any]],
+    ) -> None:
+        """What became of revisions, and the pairs that were graded: with each completion's purpose, and whose text or revision it is."""
+
     def event(self, kind: str, data: dict[str, Any]) -> None:
         """Something worth telling."""
+
+
+class Revisions(Protocol):
+    """Who makes better answers of recorded groups."""
+
+    def run(self, step: int, groups: Sequence[CompletionGroup]) -> dict[str, float]:
+        """Revise, grade afresh, record; the metrics."""
 
 
 class Grading(Protocol):

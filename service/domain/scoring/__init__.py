@@ -11,6 +11,7 @@ from service.domain.scoring.checks import Mismatch, mismatches
 from service.domain.scoring.credit import step_credits, token_advantages
 from service.domain.scoring.group import score_group, score_groups
 from service.domain.scoring.history import History, RunningMeans
+from service.domain.scoring.outside import outside_advantage
 from service.domain.scoring.rewards import (
     COVERAGE_SLACK,
     audit_score,
@@ -71,6 +72,7 @@ __all__ = [
     "has_spread",
     "mean",
     "mismatches",
+    "outside_advantage",
     "overlong_penalty",
     "paired_interval",
     "plain_reward",

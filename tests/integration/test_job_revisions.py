@@ -1,0 +1,136 @@
+"""`algorithm.revision` of jobs on the whole stack: accepted revisions in datasets when the job has ended, and on the way."""
+
+import pytest
+
+from service.client import ApiError
+from tests.support.judge import FakeJudge, completion, verdict
+from tests.support.stack import wait_for
+
+NICE = {"scale": {"type": "unit"}, "weight": 4}
+
+
+def judging(question):
+    return verdict(question, 1.0 if "z" in question.answer else 0.25, 0.9, f"about {question.answer}")
+
+
+def rows(api, dataset):
+    return [row["content"] for row in api.pages(f"/v1/datasets/{dataset}/rows")]
+
+
+def test_a_grape_job_with_a_named_reviser_fills_datasets_that_dpo_and_sft_read(bench, judge, api):
+    judge.answer = judging
+    with FakeJudge(lambda question: completion("z")) as other:
+        reviser = bench.judge(other)
+        rubric = bench.rubric(bench.judged(bench.judge(judge), **NICE), {"key": "short", "weight": 1, "grader": {
+            "type": "regex", "pattern": "^.{0,9}$"}})  # fmt: skip
+        revision = {"uses": ["pairs", "demonstrations", "pairs_from_group"], "reviser": reviser}
+        job = bench.run(
+            rubric=rubric,
+            algorithm={"type": "grape", "revision": revision},
+            training={"steps": 3},
+            checkpoints={"every_steps": 1},
+        )
+    asked = job["algorithm"]["revision"]
+    assert (asked["votes"], asked["margin"], asked["reviser"]) == (2, 0.1, reviser)
+    assert set(job["judges"]) >= {reviser}
+    results = list(api.pages(f"/v1/jobs/{job['id']}/revisions", limit=200))
+    revised = [row for row in results if row["kind"] == "revision"]
+    assert revised
+    assert {row["step"] for row in results} <= {1, 2, 3}
+    accepted = [row for row in revised if row["accepted"]]
+    assert accepted
+    assert len(other.questions) == len(revised)
+    for row in accepted:
+        assert row["published"]
+        better = api.get(f"/v1/completions/{row['better']['completion']}")
+        original = api.get(f"/v1/completions/{row['original']['completion']}")
+        assert (better["purpose"], better["revision_of"], better["text"]) == ("revision", original["id"], "z")
+        assert (better["job_id"], better["step"], better["token_count"]) == (job["id"], row["step"], None)
+        assert original["purpose"] == "train"
+        again = api.get(f"/v1/completions/{row['original']['regraded']}")
+        assert (again["purpose"], again["source"], again["text"]) == ("regraded", original["id"], original["text"])
+        nice = next(cell for cell in again["cells"] if cell["criterion"] == "nice")
+        assert (nice["votes"], nice["cached"]) == (2, False)
+        told = next(cell for cell in original["cells"] if cell["criterion"] == "nice")
+        assert row["critiques"] == [told["critique"]]
+        assert row["reviser"] == {"judge": reviser, "revision": 1, "prompt_version": 1}
+    listed = list(api.pages(f"/v1/jobs/{job['id']}/completions", purpose="revision", limit=200))
+    assert {row["id"] for row in listed} == {row["better"]["completion"] for row in revised if row["better"]}
+    pairs, shown = rows(api, asked["preferences"]), rows(api, asked["demonstrations"])
+    assert len(shown) == len(accepted)
+    assert len(pairs) == sum(row["accepted"] for row in results)
+    assert {row["lineage"]["job"] for row in shown} == {job["id"]}
+    events = bench.events(job["id"])
+    finished = [event["data"] for event in events if event["type"] == "revision.finished"]
+    assert [data["step"] for data in finished] == [1, 2, 3]
+    assert sum(data["accepted"] for data in finished) == len(pairs)
+    published = [event["data"] for event in events if event["type"] == "revision.published"]
+    assert sum(data["demonstrations"]["rows"] for data in published) == len(shown)
+    share = bench.series(job["id"], "revisions.accepted_share")
+    assert set(share) == {1, 2, 3}
+    for kind, data in (
+        ("dpo", {"preferences": asked["preferences"]}),
+        ("sft", {"demonstrations": asked["demonstrations"]}),
+    ):
+        bench.run(kind, training={"steps": 1}, **data)
+
+
+def test_an_evaluate_job_revises_too_and_a_budget_pauses_the_job(bench, judge, api):
+    judge.answer = judging
+    with FakeJudge(lambda question: completion("z")) as other:
+        rubric = bench.rubric(bench.judged(bench.judge(judge), **NICE))
+        spec = {"rubric": rubric, "rollout": {"temperature": 1.0, "group_size": 4}}
+        revision = {"uses": ["demonstrations"], "reviser": bench.judge(other)}
+        algorithm = {"type": "evaluate", "revision": revision}
+        # 12 prompts in groups of 4: 48 calls; then a revision for each group whose answers differ, and 4 fresh calls each.
+        job_id = bench.submit("evaluate", **spec, algorithm=algorithm, limits={"judge_calls": 50})
+        job = bench.until(job_id, "paused")
+        assert "budget_exhausted" in job["status_reason"]
+        assert job["spent"]["judge_calls"] == 50
+        api.post(f"/v1/jobs/{job_id}/resume", {"limits": {"judge_calls": None}})
+        job = bench.finish(job_id)
+    results = list(api.pages(f"/v1/jobs/{job_id}/revisions"))
+    assert len(other.questions) == len(results)  # those that were paid for are not asked again
+    assert all(row["accepted"] for row in results)
+    assert len(rows(api, job["algorithm"]["revision"]["demonstrations"])) > 0
+    assert job["spent"]["judge_calls"] == len(judge.questions) + len(other.questions)
+
+
+def test_a_killed_job_pays_for_no_revision_twice_and_publishes_once(bench, stack, judge, api):
+    judge.answer = judging
+    with FakeJudge(lambda question: completion("z")) as other:
+        rubric = bench.rubric(bench.judged(bench.judge(judge), **NICE))
+        revision = {"uses": ["demonstrations"], "reviser": bench.judge(other), "per_group": None}
+        job_id = bench.submit(
+            rubric=rubric,
+            algorithm={"type": "grape", "revision": revision},
+            training={"steps": 6},
+            checkpoints={"every_steps": 2},
+        )
+        wait_for(lambda: api.get(f"/v1/jobs/{job_id}")["progress"]["step"] >= 3, 60, "step 3")
+        stack.kill("child")
+        job = bench.finish(job_id)
+    assert job["attempt"] > 1
+    results = list(api.pages(f"/v1/jobs/{job_id}/revisions", limit=200))
+    assert len(other.questions) == len(results)
+    keys = [(row["step"], row["original"]["completion"]) for row in results]
+    assert len(set(keys)) == len(keys)
+    shown = rows(api, job["algorithm"]["revision"]["demonstrations"])
+    assert len(shown) == sum(row["accepted"] for row in results)
+    assert len({row["lineage"]["result"] for row in shown}) == len(shown)
+
+
+def test_what_does_not_go_together_is_refused_at_submit(bench, api):
+    def refused(kind="grape", **algorithm):
+        with pytest.raises(ApiError) as error:
+            bench.submit(kind, algorithm={"type": kind, **algorithm})
+        return {(e["pointer"], e["code"]) for e in error.value.errors}
+
+    assert refused(revision={"reviser": "jdg_0"}) == {("/algorithm/revision/reviser", "not_found")}
+    assert refused(revision={"preferences": bench.demonstrations()}) == {
+        ("/algorithm/revision/preferences", "wrong_kind")
+    }
+    group = {"revision": {"uses": ["group"]}}
+    assert refused("reinforce", **group) == {("/algorithm/revision/uses/0", "invalid_option")}
+    assert refused(**group, advantage={"baseline": "none"}) == {("/algorithm/revision/uses/0", "invalid_option")}
+    assert refused("sft", revision={}) == {("/algorithm/revision", "unknown_field")}
