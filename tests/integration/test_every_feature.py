@@ -5,11 +5,15 @@ import math
 
 import pytest
 
+from tests.support.gradings import grade
 from tests.support.judge import spoken
 from tests.support.judge_model import make_judge_model
 from tests.support.models import make_reward_model
+from tests.support.spending import PRICE
+from workers.sandbox.check import check
 
 LEVELS = [{"label": "poor", "value": 0, "anchor": "nothing"}, {"label": "good", "value": 1, "anchor": "all of it"}]
+CODE = "def grade(sample, item):\n    return min(1.0, sample['output_text'].count(item['reference']) / 3)"
 KINDS = [{"label": "list", "value": 0.2}, {"label": "words", "value": 0.9}]
 
 
@@ -56,12 +60,16 @@ def rubrics(bench, judge, stack):
     local = bench.api.register_model("local", {"path": str(judge_folder)})["id"]
     example = {"prompt": "q", "answer": "a", "criterion": "level", "verdict": "good", "reasoning": "as an example"}
     batched = bench.judge(
-        judge, batch=3, examples=[example], prompt={"system": "You are strict."}, structured_output="auto"
+        judge, batch=3, examples=[example], prompt={"system": "You are strict."}, structured_output="auto", price=PRICE
     )
     endpoint = {"base_url": judge.base_url, "model": "sure"}
-    sure = bench.api.post("/v1/judges", {"name": "sure", "endpoint": endpoint, "confidence": "logprob"})["id"]
-    agreed = bench.judge(judge, votes=3, confidence="votes", rate_limit={"requests_per_minute": 60_000})
-    steps = bench.judge(judge, confidence="none")
+    sure = bench.api.post(
+        "/v1/judges", {"name": "sure", "endpoint": endpoint, "confidence": "logprob", "price": PRICE}
+    )["id"]
+    limited = {"rate_limit": {"requests_per_minute": 60_000}, "price": PRICE, "max_cost_usd": 1000}
+    agreed = bench.judge(judge, votes=3, confidence="votes", **limited)
+    unable = {"json_schema": False, "logprobs": False}
+    steps = bench.judge(judge, confidence="none", capabilities=unable, price=PRICE, prompt={"version": 1})
     own = bench.api.post("/v1/judges", {"name": "ours", "model": local})["id"]
 
     def judged(key, judge_id, **changes):
@@ -85,6 +93,9 @@ def rubrics(bench, judge, stack):
             {"key": "not_empty", "weight": 1, "grader": {"type": "regex", "pattern": "\\w"}, "gate": {"mode": "required"}},
             {"key": "like", "weight": 1, "grader": {"type": "similarity", "metric": "fuzzy_match", "reference": "{{ prompt.reference }}"}},
             {"key": "both", "weight": 1, "grader": composite},
+            {"key": "json", "audit": True, "grader": {"type": "json_schema", "schema": {"type": "object"}}},
+            {"key": "works", "audit": True, "grader": {"type": "unit_tests", "tests": "def test_it():\n    assert f() == 1"}},
+            {"key": "code", "weight": 1, "grader": {"type": "python", "source": CODE}},
             {"key": "rm", "weight": 1, "grader": {"type": "reward_model", "model": reward}},
             judged("level", batched, scale={"type": "ordinal", "levels": LEVELS}),
             judged("kind", batched, scale={"type": "nominal", "levels": KINDS}),
@@ -100,7 +111,11 @@ def rubrics(bench, judge, stack):
     }  # fmt: skip
     checked = bench.api.post("/v1/rubrics/validate", {"content": content})
     assert checked["valid"]
+    (tried,) = bench.api.try_draft(content, {"prompt": "a e", "reference": "a", "tags": ["letters"]}, ["a bee"])
+    assert len(tried["cells"]) == 18  # all of a draft that apply to the prompt, graded by everybody
     default = bench.api.post("/v1/rubrics", {"name": "letters", "content": content})["id"]
+    head = bench.api.get(f"/v1/rubrics/{default}")
+    bench.api.put(f"/v1/rubrics/{default}/aliases/production", {"version": 1}, if_match=head["etag"])
     maths = bench.rubric(
         {"key": "number", "weight": 1, "grader": {"type": "numeric", "reference": "{{ prompt.reference }}"}},
         {"key": "plain", "weight": 1, "grader": {"type": "regex", "pattern": "^[a-z ]*$"}},
@@ -120,7 +135,8 @@ def test_a_job_on_every_feature(bench, api, rubrics):
         prompts=prompts, training={"steps": 4}, evaluation={"prompts": prompts, "every_steps": 2},
         rollout={"group_size": 4, "prompts_per_step": 4, "max_completion_tokens": 8},
     )  # fmt: skip
-    spec["rubric"] = {"*": {"id": default, "version": "latest"}, "maths": {"id": maths}}
+    spec["rubric"] = {"*": {"id": default, "version": "production"}, "maths": {"id": maths}}
+    spec["limits"] = {"judge_calls": 100_000, "judge_cost_usd": 1000}
     spec["algorithm"] = {
         "type": "grape", "rounds": 2, "on_regression": "continue", "entropy_coef": 0.001, "kl": {"beta": 0.01},
         "aggregation": {"max_null_share": 1.0, "on_subject_null": "lowest_observed", "max_weight_share": 0.6},
@@ -144,13 +160,17 @@ def test_a_job_on_every_feature(bench, api, rubrics):
             assert row["advantage"] == pytest.approx(row["scale_factor"] * row["unscaled_advantage"])
         if cells["not_empty"]["score"] == 0 and row["reward"] is not None:
             assert row["reward"] == 0.0
-    wanted = {"has", "not_empty", "like", "both", "rm", "level", "kind", "amount", "sure", "agreed", "steps", "tagged",
-              "exact", "safety.bad", "prompt.0", "number", "plain"}  # fmt: skip
+    runs_code = check().sandbox is not None  # tests/sandbox says whether it should
+    wanted = {"has", "not_empty", "like", "both", "json", "rm", "level", "kind", "amount", "sure", "agreed", "steps", "tagged",
+              "exact", "safety.bad", "prompt.0", "number", "plain", *(("code", "works") if runs_code else ())}  # fmt: skip
     assert wanted <= set(seen)
     assert (seen["sure"]["confidence_source"], seen["agreed"]["confidence_source"]) == ("logprob", "votes")
     assert (seen["agreed"]["votes"], seen["steps"]["confidence"]) == (3, None)
     assert seen["steps"]["steps"]
     assert seen["level"]["reply_format"] in ("json_schema", "text")
+    assert seen["steps"]["reply_format"] == "text"  # its endpoint can do no other
+    assert job["spent"]["judge_calls"] > 0
+    assert job["spent"]["judge_cost_usd"] > 0
     nulls = [cell for row in rows for cell in row["cells"] if cell["score"] is None]
     assert nulls
     assert {cell["family"] for cell in nulls} <= {"subject", "infra"}
@@ -160,7 +180,15 @@ def test_a_job_on_every_feature(bench, api, rubrics):
     assert {"evaluation.plain_reward", "evaluation.audit"} <= {
         s["name"] for s in api.get(f"/v1/jobs/{job['id']}/metrics")["data"]
     }
-    regraded = api.post(
-        "/v1/gradings", {"job": job["id"], "reuse_cells": True, "aggregation": {"weighting": "uniform"}}
-    )
-    assert regraded["status"] in ("queued", "running", "succeeded")
+    body = {"job": job["id"], "reuse_cells": True, "aggregation": {"weighting": "uniform"}}
+    _, again = grade(api, body)
+    assert len(again) == len(rows)
+    row = next(row for row in rows if row["prompt"]["category"] is None)
+    reused = next(found for found in again if found["source"] == row["id"])
+    said = api.replies(row["id"], "agreed")
+    assert sorted(vote["vote"] for vote in said["data"]) == [1, 2, 3]
+    assert api.replies(reused["id"], "agreed") == {**said, "completion": reused["id"]}
+    agreed = next(cell["judge"] for cell in row["cells"] if cell["criterion"] == "agreed")
+    assert set(api.get(f"/v1/judges/{agreed}/self-agreement", job=job["id"])["criteria"]) == {"agreed"}
+    ours = api.replies(row["id"], "ours")  # a registered model is quoted too
+    assert ours["data"][0]["attempts"][0]["text"] is not None
