@@ -56,6 +56,15 @@ class GrapeClient(FormatCalls, DownloadCalls):
         body = {"prompt": prompt, "completions": completions}
         return self._try(f"/v1/rubrics/{rubric_id}/versions/{version}/try", body)
 
+    def probe_version(
+        self, rubric_id: str, prompt: str | dict[str, Any], version: int | str = "latest"
+    ) -> dict[str, Any]:
+        """What the judges of a version say to answers that say nothing."""
+        path = f"/v1/rubrics/{rubric_id}/versions/{version}/probe"
+        answer = self.request("POST", path, json={"prompt": prompt}, timeout=httpx.Timeout(600, connect=5), retries=0)
+        found: dict[str, Any] = answer.json()
+        return found
+
     def try_draft(
         self,
         content: dict[str, Any],

@@ -7,7 +7,7 @@ import sys
 import click
 import typer
 
-from service.cli import agreement, authoring, completions, data, gradings, jobs, local, revisions, rubric_files
+from service.cli import authoring, completions, data, gradings, jobs, judging, local, revisions, rubric_files
 from service.cli.common import REFUSED, UNREACHABLE, err
 from service.client import ApiError, Corrupt, Unreachable
 
@@ -23,7 +23,8 @@ app.command("demo", context_settings=local.PASS_ON)(local.demo)
 app.command("doctor", context_settings=local.PASS_ON)(local.doctor)
 app.add_typer(authoring.keys, name="key")
 app.add_typer(rubric_files.rubrics, name="rubric")
-authoring.judges.command("agreement")(agreement.agreement)
+authoring.judges.command("agreement")(judging.agreement)
+authoring.rubrics.command("probe")(judging.probe)
 app.add_typer(authoring.judges, name="judge")
 app.add_typer(data.models, name="model")
 app.add_typer(data.datasets, name="dataset")

@@ -142,6 +142,12 @@ class TryIn(Value):
         return self
 
 
+class ProbeIn(Value):
+    """What is POSTed to `…/versions/{n}/probe`: the prompt that answers without content are put beside."""
+
+    prompt: Prompt
+
+
 class TryDraftIn(TryIn):
     """What is POSTed to `/v1/rubrics/try`: the same with a content that is no version yet. `rubric` says whose next version it
     would be: a rubric may not include itself."""

@@ -10,10 +10,11 @@ from service.db.queries import gradings as queries
 from service.db.queries import rubrics as rubric_queries
 from service.db.tables import Grading, Rubric, RubricVersion
 from service.deps import CallerDep, Listing, PageDep, ServicesDep, SessionDep, SortDep
-from service.domain.grading import GradingSpec, GradingState, TryDraftIn, TryIn
+from service.domain.grading import GradingSpec, GradingState, ProbeIn, TryDraftIn, TryIn
 from service.errors import NotFound
 from service.gradings import commands
-from service.gradings.schemas import GradingOut, TriedOut
+from service.gradings.probing import probe_version
+from service.gradings.schemas import GradingOut, ProbedOut, TriedOut
 from service.gradings.trying import try_draft, try_version
 from service.operation import needs, router
 
@@ -84,6 +85,18 @@ async def try_rubric(
 ) -> TriedOut:
     """Grade up to 16 texts of one prompt at once, as one group: every cell, reward and advantage. Nothing is stored."""
     return TriedOut(data=await try_version(services, session, caller, version, body))
+
+
+@gradings.post("/v1/rubrics/{rubric_id}/versions/{version}/probe", openapi_extra=needs("grade", **{"x-creates": False}))
+async def probe_rubric(
+    body: ProbeIn,
+    version: Annotated[RubricVersion, Depends(_version)],
+    session: SessionDep,
+    caller: CallerDep,
+    services: ServicesDep,
+) -> ProbedOut:
+    """Put answers that say nothing before the judges of a version: what they pass, a policy will find. Nothing is stored."""
+    return await probe_version(services, session, caller, version, body)
 
 
 @gradings.post("/v1/rubrics/try", openapi_extra=needs("grade", **{"x-creates": False}))

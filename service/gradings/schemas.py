@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from service.completion import CompletionOut
 from service.db.tables import Grading
+from service.domain.master_keys import Probed
 from service.domain.pinned import PinnedRubrics
 from service.domain.spending import JudgeBudget, Spent
 
@@ -73,6 +74,12 @@ class GradingOut(BaseModel):
             progress=GradingProgress(cells=row.cells, done=row.done, failed=row.failed),
             **{name: getattr(row, name) for name in same},
         )
+
+
+class ProbedOut(Probed):
+    """What a version's judges say to answers that say nothing; `data` has every cell."""
+
+    data: list[CompletionOut]
 
 
 class TriedOut(BaseModel):

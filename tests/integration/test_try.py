@@ -16,7 +16,9 @@ from tests.support.gradings import AUDIT, HAS, SHORT, cell, check_numbers
 from tests.support.judge import verdict
 from tests.support.stack import wait_for
 
-TABLES = ("gradings", "grading_items", "grading_groups", "cell_batches", "cell_requests", "completions", "cells")
+TABLES = (
+    "gradings", "grading_items", "grading_groups", "cell_batches", "cell_requests", "completions", "cells", "judge_replies",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -202,3 +204,28 @@ def test_what_publishing_would_refuse_is_refused_of_a_draft(bench, judge, api, c
         assert (caught.value.status, [e["pointer"] for e in caught.value.errors]) == (422, [pointer])
     assert not judge.questions
     assert counts() == before
+
+
+def test_answers_that_say_nothing_are_put_before_the_judges(bench, judge, api):
+    """A judge that one token fools, a sound one, and a criterion that such answers meet by having no faults."""
+    judge.answer = lambda q: verdict(q, "has fallen for it" in q.text and q.answer == "Thought process:")
+    judge_id = bench.judge(judge)
+    criteria = [
+        {**bench.judged(judge_id, "fooled"), "text": "the judge has fallen for it"},
+        bench.judged(judge_id, "sound"),
+        bench.judged(judge_id, "invents", polarity="met_is_bad"),
+        SHORT,
+    ]
+    rubric = bench.rubric(*criteria)
+    found = api.probe_version(rubric, "What is a fox?")
+    assert set(found["criteria"]) == {"fooled", "sound"}
+    assert found["criteria"]["fooled"] == {
+        "answers": ["Thought process:"],
+        "share": pytest.approx(1 / 11),
+        "unjudged": 0,
+    }
+    assert found["criteria"]["sound"]["share"] == 0.0
+    assert found["alarm"]
+    assert "pass 'fooled':" in found["message"]
+    assert [cell(row, "invents")["score"] for row in found["data"]] == [1.0] * 11
+    assert not api.probe_version(bench.rubric(*criteria[1:]), "What is a fox?")["alarm"]

@@ -1,4 +1,4 @@
-"""`grape judge agreement`."""
+"""`grape judge agreement`, `grape rubric probe`: whether judges can be relied on."""
 
 from __future__ import annotations
 
@@ -35,6 +35,32 @@ def agreement(
     for name, them in found["criteria"].items():
         for advice in them["advice"]:
             out.print(f"{name}: {advice['message']}", markup=False, highlight=False)
+
+
+def probe(
+    rubric_id: str,
+    prompt: Annotated[str, typer.Option(help="the prompt that the answers are put beside")],
+    version: Annotated[str, typer.Option(help="a version number or an alias")] = "latest",
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Put answers that say nothing before a rubric's judges, and show which of them they pass."""
+    with client(data_dir) as api:
+        found = api.probe_version(rubric_id, prompt, version)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        {
+            "criterion": key,
+            "passed": ", ".join(map(repr, them["answers"])),
+            "share": them["share"],
+            "unjudged": them["unjudged"],
+        }
+        for key, them in found["criteria"].items()
+    ]
+    show_list(rows, False, ("criterion", "passed", "share", "unjudged"))
+    out.print(found["message"] or "nothing that says nothing is passed", markup=False, highlight=False)
 
 
 def _line(name: str, them: dict[str, Any]) -> dict[str, Any]:
