@@ -11,6 +11,6 @@ COPY workers workers
 COPY migrations migrations
 COPY examples examples
 RUN pip install --no-cache-dir --constraint constraints.txt uv \
-    && uv pip install --system --no-cache --compile-bytecode --constraint constraints.txt "$TORCH" '.[server,train]'
+    && uv pip install --system --no-cache --compile-bytecode --constraint constraints.txt "$TORCH" '.[server,s3,train]'
 USER grape
 CMD ["uvicorn", "--factory", "service.app:create_app", "--host", "0.0.0.0", "--port", "8000"]

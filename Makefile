@@ -10,7 +10,7 @@ export PYTHONUNBUFFERED = 1
 # Compiled bytecode saves five seconds at each start of a process that imports transformers.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-learning test-parity check format clean
+.PHONY: setup demo test test-learning test-parity test-crash check format clean
 
 setup: $(STAMP)
 
@@ -20,13 +20,13 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
 	UV_FIND_LINKS="$$($(BIN)/python -m pip config get global.find-links 2>/dev/null || true)" \
 		$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --constraint constraints.txt \
-		--editable '.[server,train,local,dev]'
+		--editable '.[server,s3,train,local,dev]'
 	@touch $(STAMP)
 
 $(PEERS): $(STAMP) pyproject.toml constraints.txt
 	UV_FIND_LINKS="$$($(BIN)/python -m pip config get global.find-links 2>/dev/null || true)" \
 		$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --constraint constraints.txt \
-		--editable '.[server,train,local,dev,parity]'
+		--editable '.[server,s3,train,local,dev,parity]'
 	@touch $(PEERS)
 
 demo: setup ## the whole path: rubric in, better model out
@@ -40,6 +40,9 @@ test-learning: setup ## every algorithm moves its own objective, on three seeds,
 
 test-parity: $(PEERS) ## installs the peers (TRL); loss and gradient equal theirs on random batches
 	$(BIN)/python -m pytest tests/parity -m parity $(TEST_ARGS)
+
+test-crash: setup ## processes, servers and disks are really killed under a running stack
+	$(BIN)/python -m pytest tests/crash -m crash $(TEST_ARGS)
 
 check: setup ## lint, types, import contracts, the house, the compose file
 	$(BIN)/ruff check .

@@ -54,9 +54,16 @@ class BrokerSettings(_Group):
 
 
 class StorageSettings(_Group):
-    """Where artifacts lie: a folder."""
+    """Where artifacts lie: a folder of this machine (or a mounted one), or S3 and the like, with a cache in a folder."""
 
     url: str = "file:///var/lib/grape/artifacts"
+    """`file:///folder`, or `s3://bucket/prefix` (any scheme of fsspec whose package is installed)."""
+    options: dict[str, Any] = {}
+    """What fsspec's filesystem takes, as JSON: for S3 `{"key": …, "secret": …, "client_kwargs": {"endpoint_url": …}}`."""
+    cache_dir: Path = Path("/var/lib/grape/cache")
+    """What was written to or fetched from a remote store is kept here; each host has its own."""
+    cache_gb: float = Field(100, gt=0)
+    """From this size on the longest unused are forgotten."""
 
 
 class JobsSettings(_Group):

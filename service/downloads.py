@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import re
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path
 
 from fastapi import Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 
 from service.domain.checkpoint import CheckpointFile
 from service.errors import NotFound, RangeNotSatisfiable
-
-BLOCK = 1 << 20
+from service.storage import ArtifactStore
 
 
 def archive_size(files: list[CheckpointFile], prefix: str) -> int:
@@ -23,13 +22,11 @@ def archive_size(files: list[CheckpointFile], prefix: str) -> int:
     return sum(len(_header(file, prefix)) + _padded(file.bytes) for file in files) + 2 * tarfile.BLOCKSIZE
 
 
-def stream_archive(root: Path, files: list[CheckpointFile], prefix: str) -> Iterator[bytes]:
+def stream_archive(store: ArtifactStore, location: str, files: list[CheckpointFile], prefix: str) -> Iterator[bytes]:
     """A tar (PAX) of the files under `prefix/`."""
     for file in files:
         yield _header(file, prefix)
-        with (root / file.path).open("rb") as stream:
-            while block := stream.read(BLOCK):
-                yield block
+        yield from store.read(location, file.path)
         yield b"\0" * (_padded(file.bytes) - file.bytes)
     yield b"\0" * (2 * tarfile.BLOCKSIZE)
 
@@ -45,7 +42,9 @@ def _padded(size: int) -> int:
     return -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
-def serve_file(folder: Path, file: CheckpointFile, request: Request, gone: str) -> Response:
+async def serve_file(
+    store: ArtifactStore, location: str, file: CheckpointFile, request: Request, gone: str
+) -> Response:
     """One file of a published folder, with ranges; its ETag is its sha256. 404 with the sentence `gone` if it is not there any more."""
     digest = base64.b64encode(bytes.fromhex(file.sha256)).decode()
     headers = {
@@ -55,36 +54,49 @@ def serve_file(folder: Path, file: CheckpointFile, request: Request, gone: str) 
     }
     if file.sha256 in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    place = folder / file.path
-    if not place.is_file():
-        raise NotFound(gone)
-    _check_range(request, file)
-    return FileResponse(
-        place,
-        media_type="application/json" if file.path.endswith(".json") else "application/octet-stream",
-        headers=headers,
-    )
+    media = "application/json" if file.path.endswith(".json") else "application/octet-stream"
+    wanted = _range(request, file)
+    if (place := store.local_file(location, file.path)) is not None:
+        return FileResponse(place, media_type=media, headers=headers)
+    try:
+        start, end = wanted or (0, file.bytes)
+        body = await asyncio.to_thread(store.read, location, file.path, start, end)
+    except FileNotFoundError:
+        raise NotFound(gone) from None
+    headers |= {"Accept-Ranges": "bytes", "Content-Length": str(end - start)}
+    if wanted is not None:
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{file.bytes}"
+    if request.method == "HEAD":
+        return Response(None, 206 if wanted else 200, headers, media)
+    return StreamingResponse(body, 206 if wanted else 200, headers, media)
 
 
-def _check_range(request: Request, file: CheckpointFile) -> None:
-    """416 for one range outside of the file; anything but one well-formed range is ignored (RFC 9110 §14.2)."""
+def _range(request: Request, file: CheckpointFile) -> tuple[int, int] | None:
+    """The one range that is asked for, as first byte and end (excluded); null for the whole file.
+
+    416 for one outside of the file; anything but one well-formed range is ignored (RFC 9110 §14.2) and taken from the request.
+    """
     wanted = request.headers.get("range")
     if wanted is None or request.headers.get("if-range", f'"{file.sha256}"') != f'"{file.sha256}"':
-        return
+        return None
     found = re.fullmatch(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))", wanted.strip())
     if found is None or (found[2] and int(found[2]) < int(found[1])):
         request.scope["headers"] = [(name, value) for name, value in request.scope["headers"] if name != b"range"]
-    elif (found[1] and int(found[1]) >= file.bytes) or (found[3] and int(found[3]) == 0):
+        return None
+    if (found[1] and int(found[1]) >= file.bytes) or (found[3] and int(found[3]) == 0):
         raise RangeNotSatisfiable(
             f"the range '{wanted}' lies outside of {file.path}, which has {file.bytes} bytes",
             headers={"Content-Range": f"bytes */{file.bytes}"},
         )
+    if found[3]:
+        return max(0, file.bytes - int(found[3])), file.bytes
+    return int(found[1]), min(int(found[2]) + 1, file.bytes) if found[2] else file.bytes
 
 
-def serve_archive(folder: Path, files: list[CheckpointFile], name: str) -> Response:
+def serve_archive(store: ArtifactStore, location: str, files: list[CheckpointFile], name: str) -> Response:
     """All files as `name.tar`, streamed."""
     return StreamingResponse(
-        stream_archive(folder, files, name),
+        stream_archive(store, location, files, name),
         media_type="application/x-tar",
         headers={
             "Content-Disposition": f'attachment; filename="{name}.tar"',

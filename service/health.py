@@ -28,7 +28,7 @@ async def readyz(request: Request) -> JSONResponse:
     services: Services = request.app.state.services
     checks: dict[str, Any] = {
         "database": await _database(services),
-        "storage": "ok" if await asyncio.to_thread(services.store.writable) else "the artifact store cannot be written",
+        "storage": await asyncio.to_thread(services.store.problem) or "ok",
     }
     ready = all(value == "ok" for value in checks.values())
     checks["broker"] = "ok" if await asyncio.to_thread(services.bell.reachable) else "away: work starts by polling"

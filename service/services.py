@@ -9,7 +9,7 @@ from service.config import Settings
 from service.db.engine import AsyncDatabase, Database
 from service.queue import Bell, Outbox, celery_app
 from service.security import Vault
-from service.storage import ArtifactStore
+from service.storage import ArtifactStore, open_store
 
 
 @dataclass(slots=True)
@@ -32,7 +32,7 @@ class Services:
             database=AsyncDatabase(settings.database),
             outbox=Outbox(Database(settings.database, "grape-outbox"), celery_app(settings.broker)),
             bell=Bell(settings.broker),
-            store=ArtifactStore(settings.storage),
+            store=open_store(settings.storage),
             vault=Vault(settings.require_secret_key()),
         )
 

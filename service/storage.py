@@ -1,36 +1,31 @@
 """Artifacts: folders of files that are published whole, in a folder of this machine or a mounted one.
 
-A location is a path relative to the store's root, so that a store can move.
+A location is a path relative to the store's root, so that a store can move. `service.remote_storage` keeps them in S3 and the like;
+what it has fetched lies below a root of the same form.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO
 from urllib.parse import unquote, urlsplit
 
 from service.config import StorageSettings
-from service.domain.checkpoint import CheckpointFile, file_entry, model_hash
 
-MODEL_SUFFIXES = (".json", ".safetensors", ".model", ".jinja", ".txt")
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-
-
-class ModelFolderError(ValueError):
-    """A folder that cannot be a model; the message says why."""
+BLOCK = 1 << 20
 
 
 class ArtifactStore:
     """A local folder as the store."""
 
-    def __init__(self, settings: StorageSettings) -> None:
-        parts = urlsplit(settings.url)
-        if parts.scheme not in ("file", ""):
-            raise ValueError(f"GRAPE_STORAGE__URL is '{settings.url}'; this version stores in file:///folder only")
-        self.root = Path(unquote(parts.path)).absolute()
+    remote = False
+    """Whether other hosts see what is published here without sharing a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
 
     def path(self, location: str) -> Path:
         """Where a location lies; never outside the root."""
@@ -38,6 +33,10 @@ class ArtifactStore:
         if not path.is_relative_to(self.root.resolve()):
             raise ValueError(f"the location '{location}' leaves the artifact store")
         return path
+
+    def fetch(self, location: str) -> Path:
+        """The folder of a published location, here."""
+        return self.path(location)
 
     def draft(self, location: str) -> Path:
         """An empty folder in which to prepare what `publish` will show at `location`."""
@@ -58,17 +57,52 @@ class ArtifactStore:
         _sync(target.parent)
         return target
 
+    def local_file(self, location: str, name: str) -> Path | None:
+        """A published file as a file of this machine; null if it has to be read from afar, or is not there."""
+        place = self.path(location) / name
+        return place if place.is_file() else None
+
+    def read(self, location: str, name: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """A published file's bytes from `start` up to `end` (excluded), in blocks. Raises `FileNotFoundError` before the first."""
+        return blocks((self.path(location) / name).open("rb"), start, end)
+
     def remove(self, location: str) -> None:
         """Take a published folder away."""
         shutil.rmtree(self.path(location), ignore_errors=True)
 
-    def writable(self) -> bool:
-        """Whether the store can be written."""
+    def problem(self) -> str | None:
+        """Why nothing can be stored, in a sentence; null if all is well."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            return False
-        return os.access(self.root, os.W_OK | os.X_OK)
+        except OSError as error:
+            return f"{self.root} cannot be made: {error.strerror}"
+        return None if os.access(self.root, os.W_OK | os.X_OK) else f"{self.root} cannot be written"
+
+
+def blocks(stream: IO[bytes], start: int, end: int | None) -> Iterator[bytes]:
+    """The rest of an opened file in blocks; it is closed at the end."""
+    with stream:
+        stream.seek(start)
+        left = None if end is None else end - start
+        while left is None or left > 0:
+            block = stream.read(BLOCK if left is None else min(BLOCK, left))
+            if not block:
+                return
+            left = None if left is None else left - len(block)
+            yield block
+
+
+def open_store(settings: StorageSettings) -> ArtifactStore:
+    """The store that the settings name: `file:///folder`, or another scheme of fsspec (`s3://bucket/prefix`)."""
+    parts = urlsplit(settings.url)
+    if parts.scheme in ("file", ""):
+        return ArtifactStore(Path(unquote(parts.path)))
+    try:
+        from service.remote_storage import RemoteStore
+    except ImportError as error:
+        raise RuntimeError(f"GRAPE_STORAGE__URL is '{settings.url}', which needs `grape-align[s3]`: {error}") from error
+
+    return RemoteStore(settings)
 
 
 def _sync(path: Path) -> None:
@@ -77,81 +111,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def model_paths(folder: Path) -> list[Path]:
-    """The files that loading a model reads: top-level JSON, safetensors, tokenizer and template files, sorted."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.is_file()
-        and not path.name.startswith(".")
-        and path.suffix in MODEL_SUFFIXES
-        and path.name != "manifest.json"
-    )
-
-
-def check_model_folder(folder: Path) -> None:
-    """Raise `ModelFolderError` unless the folder has a configuration, whole safetensors weights and a tokenizer."""
-    if not folder.is_dir():
-        raise ModelFolderError(f"there is no folder {folder}")
-    names = {path.name for path in folder.iterdir()}
-    if "config.json" not in names:
-        raise ModelFolderError(f"{folder} has no config.json, so it is not a transformers model")
-    if not any(name.endswith(".safetensors") for name in names):
-        pickled = next((name for name in sorted(names) if name.endswith(PICKLES)), None)
-        because = f"; '{pickled}' is a pickle, which is never loaded: convert it to safetensors" if pickled else ""
-        raise ModelFolderError(f"{folder} has no *.safetensors weights{because}")
-    if not names & {"tokenizer.json", "tokenizer.model", "vocab.json"}:
-        raise ModelFolderError(f"{folder} has no tokenizer (tokenizer.json); save it beside the model")
-    for name in sorted(names):
-        if name.endswith(".safetensors"):
-            _check_weights(folder / name)
-    for name in sorted(names & {"config.json", "tokenizer.json", "tokenizer_config.json", INDEX}):
-        found = _read_object(folder / name)
-        missing = set(found.get("weight_map", {}).values()) - names if name == INDEX else set()
-        if missing:
-            raise ModelFolderError(f"{folder / name} names {min(missing)}, which is not there")
-
-
-INDEX = "model.safetensors.index.json"
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelFolderError(f"{path} cannot be read: {error}") from None
-    if not isinstance(found, dict):
-        raise ModelFolderError(f"{path} is no JSON object")
-    return found
-
-
-def _check_weights(path: Path) -> None:
-    """Whether a file is safetensors and whole: 8 bytes with the header's length, the header, and the tensors it tells of."""
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if not 2 <= length <= min(size - 8, 100_000_000):  # the format's own limit
-            raise ModelFolderError(f"{path} is no safetensors file, or only the beginning of one")
-        try:
-            header = json.loads(stream.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError):
-            raise ModelFolderError(f"{path} has no safetensors header") from None
-    expected = 8 + length + max(ends, default=0)
-    if size != expected:
-        raise ModelFolderError(
-            f"{path} has {size} bytes where its header tells of {expected}: it is cut off or damaged"
-        )
-
-
-def hash_model_folder(folder: Path) -> tuple[str, list[CheckpointFile]]:
-    """The model's identity and its files."""
-    files = [file_entry(folder, path) for path in model_paths(folder)]
-    return model_hash(files), files
-
-
-def folder_bytes(folder: Path) -> int:
-    """How much there is to hash."""
-    return sum(path.stat().st_size for path in model_paths(folder))

@@ -25,7 +25,7 @@ from service.domain.pinned import PinnedRubrics
 from service.lifeline import die_with_parent
 from service.queue import Bell, Outbox, celery_app
 from service.security import Vault
-from service.storage import ArtifactStore
+from service.storage import open_store
 from workers.channel import ChildEnd, ParentGone
 from workers.runs.cells import CellDesk
 from workers.runs.held import Held, HeldJob, StaleFence, model_folder
@@ -68,7 +68,7 @@ class Attempt:
         self.settings, self.channel = settings, channel
         self.database = Database(settings.database, "grape-child")
         self.held = HeldJob(self.database, job_id, fence)
-        self.store = ArtifactStore(settings.storage)
+        self.store = open_store(settings.storage)
         self.job: Held | None = None
         self.writer: RecordWriter | None = None
         self.report: dict[str, Any] = {}
@@ -115,7 +115,7 @@ class Attempt:
             self.held, {name: v for found in pinned if found for name, v in found.versions.items()}
         )
         checkpoint = self.held.latest_checkpoint()
-        resume = self.store.path(checkpoint.location) if checkpoint is not None else None
+        resume = self.store.fetch(checkpoint.location) if checkpoint is not None else None
         bell, outbox = Bell(self.settings.broker), Outbox(self.database, celery_app(self.settings.broker))
         self._say(f"attempt {job.attempt} of {self.held.job_id} ({job.spec.algorithm.type}), fence {self.held.fence}")
         run = assemble(
@@ -172,7 +172,7 @@ class Attempt:
         assert model.files is not None
         files = [CheckpointFile.model_validate(file) for file in model.files]
         base = self._model_files(model.base_model_id) if model.base_model_id else None
-        return ModelFiles(model_id, model_folder(model, self.store.root), files, base)
+        return ModelFiles(model_id, model_folder(model, self.store), files, base)
 
     def _probe_judges(self, job: Held) -> None:
         """One question to each judge's endpoint: is anybody there? Judges of this machine must be chat models."""
@@ -222,7 +222,8 @@ class Attempt:
             self.store.publish(location)
         except Exception as error:
             self.store.remove(location + ".tmp")
-            if isinstance(error, OSError) or disk_is_full(error):
+            # A remote store that does not answer may answer the next attempt.
+            if disk_is_full(error) or (isinstance(error, OSError) and not self.store.remote):
                 said = f"the checkpoint of step {state.step} cannot be written: {error}"
                 raise JobFailure("storage_full", said) from error
             raise

@@ -11,7 +11,7 @@ from service.db.engine import Database
 from service.domain.places import GRADING_LOCAL
 from service.queue import Bell, Outbox, celery_app
 from service.security import Vault
-from service.storage import ArtifactStore
+from service.storage import open_store
 from workers.grading import GradingEngine
 from workers.gradings.runner import GradingRunner
 from workers.local_grading import LocalGradingEngine
@@ -51,7 +51,7 @@ def context() -> Context:
     engine = GradingEngine(
         CellWork(database, bell, settings.grading.lease_s), settings, Vault(settings.require_secret_key())
     )
-    store = ArtifactStore(settings.storage)
+    store = open_store(settings.storage)
     local = CellWork(database, bell, settings.grading.lease_s, queue=GRADING_LOCAL)
     gradings = GradingClaims(database, settings.jobs, settings.grading.lease_s)
     return Context(
@@ -63,6 +63,6 @@ def context() -> Context:
         runner=Runner(claims, nursery),
         grading=engine,
         gradings=GradingRunner(gradings, settings, bell, asked=engine.wake),
-        local_grading=LocalGradingEngine(local, settings, store.root),
+        local_grading=LocalGradingEngine(local, settings, store),
         registrar=Registrar(database, store),
     )

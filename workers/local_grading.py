@@ -10,7 +10,6 @@ import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from service.config import Settings
@@ -22,6 +21,7 @@ from service.domain.grade import Cell
 from service.domain.job_state import JobFailure
 from service.domain.judge import JudgeConfig, JudgeLimits
 from service.domain.rubric import Criterion
+from service.storage import ArtifactStore
 from workers.graders.judge.record import Record
 from workers.runs.budget import Account
 from workers.runs.cell_work import BulkWork
@@ -47,7 +47,7 @@ class LocalGradingEngine:
 
     work: CellWork
     settings: Settings
-    store: Path
+    store: ArtifactStore
     _ledger: Ledger = field(init=False)
     _graders: LocalGraders | None = None
     _held: ClaimedBatch | None = None

@@ -20,7 +20,8 @@ from service.db.queries import models as queries
 from service.domain.checkpoint import MANIFEST
 from service.domain.model import reward_problem
 from service.lifeline import wrapper
-from service.storage import ArtifactStore, ModelFolderError, check_model_folder, hash_model_folder
+from service.model_files import ModelFolderError, check_model_folder, hash_model_folder, model_paths
+from service.storage import ArtifactStore
 from workers.runs.held import model_folder
 
 log = logging.getLogger(__name__)
@@ -55,13 +56,13 @@ class Registrar:
     def _register(self, model_id: str, project_id: str, kind: str, source: dict[str, Any]) -> dict[str, Any]:
         if source.get("merged"):
             location = self._merge(f"projects/{project_id}/models/{model_id}", source["checkpoint"], kind)
-            folder = self.store.path(location)
+            folder = self.store.fetch(location)
         elif "path" in source:
             folder = Path(source["path"]).resolve()
-            location = str(folder)
+            location = self._share(f"projects/{project_id}/models/{model_id}", folder)
         else:
-            folder = self._fetch(f"projects/{project_id}/models/{model_id}", source["hub"])
-            location = str(folder)
+            location = f"projects/{project_id}/models/{model_id}"
+            folder = self._fetch(location, source["hub"])
         check_model_folder(folder)
         problem = reward_problem(json.loads((folder / "config.json").read_text())) if kind == "reward" else None
         if problem is not None:
@@ -80,7 +81,7 @@ class Registrar:
             checkpoint, job = session.execute(queries.checkpoint_with_job(checkpoint_id)).one()
             base = self._files(session, job.project_id, job.spec["policy"]["model"])
             own = [file for file in checkpoint.files if "/" not in file["path"] and file["path"] != MANIFEST]
-            folder = str(self.store.path(checkpoint.location))
+            folder = str(self.store.fetch(checkpoint.location))
             asked = {"id": checkpoint.id, "folder": folder, "files": own, "base": base}
         draft = self.store.draft(location)
         try:
@@ -99,13 +100,27 @@ class Registrar:
             shutil.rmtree(draft, ignore_errors=True)
         return location
 
+    def _share(self, location: str, folder: Path) -> str:
+        """A model in a folder of this host stays there, unless other hosts need it: then it is copied to the remote store."""
+        if not self.store.remote:
+            return str(folder)
+        check_model_folder(folder)
+        draft = self.store.draft(location)
+        try:
+            for path in model_paths(folder):
+                shutil.copyfile(path, draft / path.name)
+            self.store.publish(location)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        return location
+
     def _files(self, session: Session, project_id: str, model_id: str) -> dict[str, Any]:
         """A model's files, its base's below them, as `workers.merging` reads them."""
         model = session.scalars(queries.model(project_id, model_id)).one()
         base = self._files(session, project_id, model.base_model_id) if model.base_model_id else None
         return {
             "id": model.id,
-            "folder": str(model_folder(model, self.store.root)),
+            "folder": str(model_folder(model, self.store)),
             "files": model.files or [],
             "base": base,
         }

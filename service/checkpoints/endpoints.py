@@ -58,7 +58,7 @@ async def get_file(row: CheckpointDep, path: str, request: Request, services: Se
     if file is None:
         raise NotFound(f"checkpoint '{row.id}' has no file '{path}'")
     gone = f"the files of checkpoint '{row.id}' are gone: it was pruned a moment ago, or taken away by hand"
-    return serve_file(services.store.path(row.location), file, request, gone)
+    return await serve_file(services.store, row.location, file, request, gone)
 
 
 @checkpoints.get(
@@ -67,4 +67,4 @@ async def get_file(row: CheckpointDep, path: str, request: Request, services: Se
 async def get_archive(row: CheckpointDep, services: ServicesDep) -> Response:
     """All files as one tar, streamed."""
     files = CheckpointOut.of(row).files
-    return serve_archive(services.store.path(row.location), files, row.id)
+    return serve_archive(services.store, row.location, files, row.id)

@@ -29,7 +29,7 @@ from service.config import Settings, psycopg_url
 from service.db.migrate import head
 from service.local.folder import DataFolder, default_folder
 from service.queue import Bell
-from service.storage import ArtifactStore
+from service.storage import open_store
 
 LITTLE_DISK_GIB = 5.0
 CLOCK_S = 5.0
@@ -162,9 +162,12 @@ def _database(settings: Settings) -> Finding:
 
 
 def _store(settings: Settings) -> Finding:
-    store = ArtifactStore(settings.storage)
-    if not store.writable():
-        return Finding("storage", "failed", f"{store.root} cannot be written", "give its folder to this user")
+    store = open_store(settings.storage)
+    if (problem := store.problem()) is not None:
+        advice = (
+            "look at GRAPE_STORAGE__URL, __OPTIONS and __CACHE_DIR" if store.remote else "give its folder to this user"
+        )
+        return Finding("storage", "failed", problem, advice)
     return _disk("storage", store.root)
 
 

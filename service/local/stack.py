@@ -104,6 +104,7 @@ class Stack:
         path = self.folder.path
         defaults = {
             "GRAPE_STORAGE__URL": (path / "artifacts").as_uri(),
+            "GRAPE_STORAGE__CACHE_DIR": str(path / "cache"),
             "GRAPE_MODELS__ROOTS": f"{path},{Path.cwd()}",
             "GRAPE_EGRESS__ALLOW": "loopback",
             "GRAPE_SECRET_KEY": secrets["secret_key"],

@@ -15,9 +15,9 @@ from service.db.tables import Checkpoint, Job, Model, Outbox
 from service.domain.ids import new_id
 from service.domain.model import reward_problem
 from service.errors import Invalid
+from service.model_files import ModelFolderError, check_model_folder, folder_bytes, hash_model_folder
 from service.models.schemas import ModelIn, ModelPatch
 from service.operation import Caller
-from service.storage import ModelFolderError, check_model_folder, folder_bytes, hash_model_folder
 
 HASH_AT_ONCE_BYTES = 256 << 20
 """Up to this size a folder is hashed while the client waits (well under a second); larger ones go to a worker."""
@@ -32,8 +32,13 @@ SHOWN_CONFIG = (
 )
 
 
-async def register_model(session: AsyncSession, caller: Caller, settings: ModelsSettings, body: ModelIn) -> Model:
-    """A model row, ready if its hashes are known already, else `registering` until a worker has made them."""
+async def register_model(
+    session: AsyncSession, caller: Caller, settings: ModelsSettings, body: ModelIn, *, share: bool
+) -> Model:
+    """A model row, ready if its hashes are known already, else `registering` until a worker has made them.
+
+    `share`: its files have to be copied to the remote store first, where every host finds them.
+    """
     model = Model(
         id=new_id("model"),
         project_id=caller.project_id,
@@ -53,7 +58,7 @@ async def register_model(session: AsyncSession, caller: Caller, settings: Models
         if problem is not None:
             raise Invalid.at("/source/path", "model_invalid", problem)
         model.config = {name: config[name] for name in SHOWN_CONFIG if name in config}
-        if folder_bytes(folder) <= HASH_AT_ONCE_BYTES:
+        if not share and folder_bytes(folder) <= HASH_AT_ONCE_BYTES:
             try:
                 sha256, files = await asyncio.to_thread(hash_model_folder, folder)
             except OSError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from fastapi import Query, Request, Response
@@ -20,7 +19,6 @@ from service.errors import Conflict, NotFound
 from service.models.commands import patch_model, register_model
 from service.models.schemas import ModelIn, ModelOut, ModelPatch, ModelSource, PromoteIn, etag
 from service.operation import needs, router
-from service.storage import ArtifactStore
 
 models = router("models")
 
@@ -28,7 +26,9 @@ models = router("models")
 @models.post("/v1/models", status_code=201, openapi_extra=needs("models:write"))
 async def create_model(body: ModelIn, session: SessionDep, caller: CallerDep, services: ServicesDep) -> ModelOut:
     """Register a model by the sha256 of its files: a folder below an allowed root, a name on the hub, or a checkpoint."""
-    return ModelOut.of(await register_model(session, caller, services.settings.models, body))
+    return ModelOut.of(
+        await register_model(session, caller, services.settings.models, body, share=services.store.remote)
+    )
 
 
 @models.get("/v1/models", openapi_extra=needs("models:read"))
@@ -58,9 +58,7 @@ async def get_model(model_id: str, session: SessionDep, caller: CallerDep, respo
     return ModelOut.of(row)
 
 
-async def _stored(
-    model_id: str, session: AsyncSession, project: str, store: ArtifactStore
-) -> tuple[Path, list[CheckpointFile]]:
+async def _stored(model_id: str, session: AsyncSession, project: str) -> tuple[str, list[CheckpointFile]]:
     """Where the files of a model that was trained here lie, and which they are."""
     row = await session.scalar(queries.model(project, model_id))
     if row is None:
@@ -73,7 +71,7 @@ async def _stored(
         raise Conflict(f"model '{model_id}' failed to register: {row.error}", code="model_invalid")
     if row.status != "ready" or row.location is None:
         raise Conflict(f"model '{model_id}' is still being registered; ask again", code="model_registering")
-    return store.path(row.location), [CheckpointFile.model_validate(file) for file in row.files or []]
+    return row.location, [CheckpointFile.model_validate(file) for file in row.files or []]
 
 
 FILE = "/v1/models/{model_id}/files/{path:path}"
@@ -85,18 +83,19 @@ async def get_model_file(
     model_id: str, path: str, request: Request, session: SessionDep, caller: CallerDep, services: ServicesDep
 ) -> Response:
     """One file of a model that was trained here, with ranges; its ETag is its sha256."""
-    folder, files = await _stored(model_id, session, caller.project_id, services.store)
+    location, files = await _stored(model_id, session, caller.project_id)
     file = next((f for f in files if f.path == path), None)
     if file is None:
         raise NotFound(f"model '{model_id}' has no file '{path}'")
-    return serve_file(folder, file, request, f"the files of model '{model_id}' are gone: they were taken away by hand")
+    gone = f"the files of model '{model_id}' are gone: they were taken away by hand"
+    return await serve_file(services.store, location, file, request, gone)
 
 
 @models.get("/v1/models/{model_id}/archive", response_class=StreamingResponse, openapi_extra=needs("models:read"))
 async def get_model_archive(model_id: str, session: SessionDep, caller: CallerDep, services: ServicesDep) -> Response:
     """All files of a model that was trained here, as one streamed tar."""
-    folder, files = await _stored(model_id, session, caller.project_id, services.store)
-    return serve_archive(folder, files, model_id)
+    location, files = await _stored(model_id, session, caller.project_id)
+    return serve_archive(services.store, location, files, model_id)
 
 
 @models.patch("/v1/models/{model_id}", openapi_extra=needs("models:write"))
@@ -122,4 +121,6 @@ async def promote(
     if await session.scalar(checkpoint(caller.project_id, checkpoint_id)) is None:
         raise NotFound(f"there is no checkpoint '{checkpoint_id}'; `keep` may have pruned it")
     model = ModelIn(name=body.name, source=ModelSource(checkpoint=checkpoint_id, merged=body.merged or None))
-    return ModelOut.of(await register_model(session, caller, services.settings.models, model))
+    return ModelOut.of(
+        await register_model(session, caller, services.settings.models, model, share=services.store.remote)
+    )

@@ -12,8 +12,8 @@ from service.db.tables import CachedCell, CellBatch, Grading, Judge, Model
 from service.domain.judge import JudgeConfig
 from service.domain.places import GRADING_LOCAL
 from service.domain.rubric import Criterion
+from service.model_files import hash_model_folder
 from service.queue import Bell
-from service.storage import hash_model_folder
 from tests.support.cells import PROJECT, SECRET, ask, cells_of, finish, judged, make_judge, make_project
 from tests.support.judge_model import make_judge_model
 from tests.workers.test_cell_cache import CRITERION, PROMPT

@@ -9,7 +9,7 @@ from service.domain.checkpoint import file_entry
 from service.domain.conversation import Message
 from service.domain.judge import JudgeConfig
 from service.domain.rubric import RubricContent
-from service.storage import model_paths
+from service.model_files import model_paths
 from tests.support.judge_model import CLOSE, MIDDLE, OPEN, TEMPLATE, make_judge_model
 from workers.graders.local.graders import LocalBatch, LocalGraders, PinnedJudge
 from workers.graders.local.token_texts import entries

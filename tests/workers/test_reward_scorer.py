@@ -13,7 +13,7 @@ from service.domain.checkpoint import file_entry
 from service.domain.job_state import JobFailure
 from service.domain.model import UNNORMALISED, Normalisation
 from service.domain.rubric import RubricContent
-from service.storage import model_paths
+from service.model_files import model_paths
 from tests.support.models import make_reward_model
 from tests.support.training import spec_of
 from workers.graders.here import grade_here

@@ -33,6 +33,7 @@ from service.db.tables import (
 from service.domain.dataset import Snapshot
 from service.domain.ids import new_id
 from service.domain.job import JobSpec
+from service.storage import ArtifactStore
 from workers.runs.publishing import publish_accepted
 
 OUTAGE_S = 900.0
@@ -243,9 +244,8 @@ class HeldJob:
         return self.transact(work)
 
 
-def model_folder(model: Model, root: Path) -> Path:
-    """Where a registered model's files lie; checkpoints lie in the artifact store, below `root`."""
+def model_folder(model: Model, store: ArtifactStore) -> Path:
+    """Where a registered model's files lie on this host: a folder of its own, or a location of the artifact store."""
     assert model.location is not None
-    if "checkpoint" in model.source:
-        return root / model.location
-    return Path(model.location)
+    folder = Path(model.location)
+    return folder if folder.is_absolute() else store.fetch(model.location)
