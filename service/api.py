@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from service.calibrations.endpoints import calibrations
 from service.checkpoints.endpoints import checkpoints
 from service.completions.endpoints import completions
 from service.completions.replies import replies
@@ -39,6 +40,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     replies,
     gradings,
     revisions,
+    calibrations,
     critiques,
     labels,
     checkpoints,

@@ -11,7 +11,10 @@ from service.db.tables import CellRow, Completion
 
 
 class CellOut(BaseModel):
-    """One cell; a failed one has no score, but a status, a family and a reason."""
+    """One cell; a failed one has no score, but a status, a family and a reason.
+
+    Under a calibration (`{id, version}`), `confidence` is what `stated_confidence`, of `confidence_source`, is worth by it.
+    """
 
     criterion: str
     status: str
@@ -20,6 +23,8 @@ class CellOut(BaseModel):
     score: float | None
     confidence: float | None
     confidence_source: str | None
+    stated_confidence: float | None
+    calibration: dict[str, Any] | None
     reasoning: str | None
     critique: str | None
     votes: int
@@ -44,11 +49,13 @@ class CellOut(BaseModel):
     @classmethod
     def of(cls, row: CellRow) -> CellOut:
         """From its row."""
-        same = ("criterion", "status", "family", "reason", "score", "confidence", "confidence_source", "reasoning", "votes",
+        same = ("criterion", "status", "family", "reason", "score", "confidence", "confidence_source", "stated_confidence",
+                "reasoning", "votes",
                 "vote_variance", "grader", "fingerprint", "cached", "attempts", "latency_ms", "tokens_in", "tokens_out",
                 "tokens_estimated", "calls", "cost_usd", "audit", "steps", "reply_format", "unasked")  # fmt: skip
         return cls(
             critique=row.critique_id,
+            calibration={"id": row.calibration_id, "version": row.calibration_version} if row.calibration_id else None,
             judge=row.judge_id,
             revision=row.judge_revision,
             **{name: getattr(row, name) for name in same},

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.db.queries import calibrations as calibration_queries
 from service.db.queries import datasets as dataset_queries
 from service.db.queries import judges as judge_queries
 from service.db.queries import models as model_queries
@@ -112,11 +113,12 @@ async def pin_graders(
     prompts: Mapping[str, Snapshot] | None = None,
     named: Named | None = None,
 ) -> dict[str, Any]:
-    """What these contents, and prompts' own criteria, are graded by, as it is now.
+    """What these contents, and prompts' own criteria, are graded by, as it is now, calibrations of the judges among it.
 
     `prompts`: snapshots of prompts by their place in the body. `named`: more judges and reward models. The answer has `judges`
     (judge -> revision), `local_judges` (judge -> the registered model that it is, for those that are one) and `models` (model ->
-    its kind, its hash, which is null while it is being registered, and a reward model's constants).
+    its kind, its hash, which is null while it is being registered, and a reward model's constants), and `calibrations` (judge ->
+    the newest one of the revision, whole, so that the numbers stay what they are whatever is fitted later).
     """
     wanted: dict[str, tuple[str, str]] = dict(named or {})
     for place, snapshot in (prompts or {}).items():
@@ -138,7 +140,13 @@ async def pin_graders(
         place, who = wanted[judge]
         needed = (place, f"the judge '{judge}', which {who} needs,")
         models[model_id] = await _pin_model(session, project, model_id, kind="policy", named=needed)
-    return {"judges": judges, "local_judges": local, "models": models}
+    found = {row.judge_id: row for row in await session.scalars(calibration_queries.latest(judges))} if judges else {}
+    calibrations = {
+        judge: {"id": row.id, "version": row.version, "revision": row.revision, "curves": row.curves}
+        for judge, row in sorted(found.items())
+        if row.method != "none"
+    }
+    return {"judges": judges, "local_judges": local, "models": models, "calibrations": calibrations}
 
 
 async def _local_judges(session: AsyncSession, judges: Mapping[str, int]) -> dict[str, str]:

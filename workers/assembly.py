@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from service.domain.algorithm import EvaluateConfig, OnPolicyConfig, packs, samples, scoring_options
+from service.domain.calibration import Calibrator
 from service.domain.job import JobSpec
 from service.domain.job_state import JobFailure
 from service.domain.model import UNNORMALISED, UNNORMALISED_WARNING, Normalisation
@@ -219,6 +220,7 @@ def _by_rubric(materials: Materials, name: str, version: dict[str, Any], scorer:
         materials.resolved.get("judge_votes", {}),
         scorer=scorer,
         local_judges=materials.resolved.get("local_judges", {}),
+        calibrator=Calibrator.of(materials.resolved, content),
     )
 
 

@@ -81,6 +81,10 @@ class Cell(Value):
     score: Share | None = None
     confidence: Share | None = None
     confidence_source: Literal["verifier", "verbal", "votes", "logprob", "reward_model"] | None = None
+    stated_confidence: Share | None = None
+    """What the judge stated, where `confidence` is what that is worth by its calibration."""
+    calibration: str | None = None
+    calibration_version: int | None = None
     reasoning: Said | None = None
     votes: int = 1
     vote_variance: float | None = None

@@ -27,6 +27,11 @@ def pinned_version(resolved: Mapping[str, Any], name: str) -> dict[str, Any]:
     return found
 
 
+def calibration_versions(resolved: Mapping[str, Any]) -> dict[str, int]:
+    """Judge -> the version of its calibration, for judges whose confidence is calibrated."""
+    return {judge: found["version"] for judge, found in resolved.get("calibrations", {}).items()}
+
+
 @dataclass(frozen=True, slots=True)
 class PinnedRubrics:
     """Names of versions by category, and the versions by name."""

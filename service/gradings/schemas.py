@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from service.completion import CompletionOut
 from service.db.tables import Grading
 from service.domain.master_keys import Probed
-from service.domain.pinned import PinnedRubrics
+from service.domain.pinned import PinnedRubrics, calibration_versions
 from service.domain.spending import JudgeBudget, Spent
 
 
@@ -39,6 +39,8 @@ class GradingOut(BaseModel):
     error: GradingError | None
     rubric: dict[str, Any] | None
     judges: dict[str, int]
+    calibrations: dict[str, int]
+    """Judge -> the version of its calibration that is pinned, for judges that have one."""
     models: dict[str, Any]
     source: dict[str, Any]
     aggregation: dict[str, Any]
@@ -65,6 +67,7 @@ class GradingOut(BaseModel):
             error=GradingError(**row.error) if row.error else None,
             rubric=pinned.written() if pinned is not None else None,
             judges=resolved["judges"],
+            calibrations=calibration_versions(resolved),
             models=resolved.get("models", {}),
             aggregation=resolved["aggregation"],
             votes=resolved.get("votes"),

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from service.db.tables import Job, JobEvent
 from service.domain.base import Value
-from service.domain.pinned import ANY_CATEGORY, PinnedRubrics
+from service.domain.pinned import ANY_CATEGORY, PinnedRubrics, calibration_versions
 from service.domain.spending import JudgeBudget, Spent, Usd
 
 
@@ -43,6 +43,8 @@ class JobOut(BaseModel):
     data: dict[str, Any]
     rubric: dict[str, Any] | None
     judges: dict[str, int]
+    calibrations: dict[str, int]
+    """Judge -> the version of its calibration that is pinned, for judges that have one."""
     models: dict[str, Any]
     """Models that grade, by id: kind, sha256 and a reward model's constants, as they were pinned."""
     rollout: dict[str, Any]
@@ -87,6 +89,7 @@ class JobOut(BaseModel):
             data={kind: snapshot for kind, snapshot in resolved["data"].items() if kind != "evaluation"},
             rubric=_rubric(PinnedRubrics.of(resolved), row.spec.get("rubric")),
             judges=resolved["judges"],
+            calibrations=calibration_versions(resolved),
             models=resolved.get("models", {}),
             evaluation=evaluation,
             limits=JudgeBudget.model_validate(row.spec.get("limits") or {}),

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from service.domain.asked import Messages, Told
 from service.domain.base import content_hash
+from service.domain.calibration import Calibrator
 from service.domain.criteria import criteria_of, criterion_weights, needs_of
 from service.domain.grade import Cell
 from service.domain.pinned import PinnedRubrics
@@ -44,7 +45,8 @@ class Desk(Protocol):
 class RubricGrader:
     """Grades by one version of a rubric, which has this name in the job.
 
-    `aggregation`: the options that its groups are scored with. `votes`: each judge's own number of votes.
+    `aggregation`: the options that its groups are scored with. `votes`: each judge's own number of votes. `calibrator`: what the
+    judges' confidences are worth, as the job has pinned it.
     """
 
     content: RubricContent
@@ -54,6 +56,7 @@ class RubricGrader:
     votes: Mapping[str, int] = field(default_factory=dict)
     scorer: Scorer | None = None
     local_judges: Collection[str] = ()
+    calibrator: Calibrator = field(default_factory=Calibrator)
 
     def start(self, purpose: str, step: int) -> GroupGrading:
         """The grading of one rollout."""
@@ -111,7 +114,7 @@ class GroupGrading:
         found = self.grader.desk.wait([key for key, _ in self._asked])
         for key, group in self._asked:
             for row, judged in zip(group.cells, found[key], strict=True):
-                row.update(judged)
+                row.update({name: self.grader.calibrator.cell(cell) for name, cell in judged.items()})
 
     def forget(self) -> None:
         """Have the judges asked again the next time."""

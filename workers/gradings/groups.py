@@ -66,7 +66,7 @@ class GroupWork:
         """The judges' cells."""
         for question, members in self.questions:
             for member, row in zip(members, answers[question.key], strict=True):
-                member.cells.update(row)
+                member.cells.update({key: self.by.calibrator.cell(cell) for key, cell in row.items()})
 
     @property
     def scored(self) -> ScoredGroup:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from service.domain.calibration import Calibrator
 from service.domain.criteria import criteria_of, criterion_weights
 from service.domain.grading import scoring_options
 from service.domain.pinned import PinnedRubrics
@@ -25,6 +26,7 @@ class GradedBy:
     content: RubricContent
     aggregation: Aggregation
     options: ScoringOptions
+    calibrator: Calibrator = field(default_factory=Calibrator)
 
     def own_score(self, reward: float | None) -> dict[str, float | None]:
         """The reward for the summary, where it means something outside its group."""
@@ -113,7 +115,8 @@ class Rubrics:
             else:
                 over = Aggregation.model_validate(self.held.grading.resolved["aggregation"])
                 aggregation = over.over(content.aggregation.over(DEFAULT_AGGREGATION))
-            self._versions[pin] = GradedBy(name, *pin, content, aggregation, scoring_options(aggregation))
+            calibrator = Calibrator.of(self.held.grading.resolved, content)
+            self._versions[pin] = GradedBy(name, *pin, content, aggregation, scoring_options(aggregation), calibrator)
         return self._versions[pin]
 
 

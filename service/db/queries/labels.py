@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Executable, Select, Update, func, literal_column, select, text, update
+from sqlalchemy import Executable, Select, Update, func, literal, literal_column, or_, select, text, update
+from sqlalchemy.orm import aliased
 
 from service.db.queries.jobs import now
 from service.db.tables import CellRow, Completion, Label
@@ -72,3 +73,24 @@ def graded(project_id: str, subjects: Select[Any]) -> Select[*tuple[Any, ...]]:
         .where(CellRow.judge_id.is_not(None))
         .order_by(family.c.created_at, CellRow.completion_id, literal_column("cells.criterion"))
     )  # fmt: skip
+
+
+BY_BOTH = 5000
+
+
+def graded_by_both(project_id: str, first: str, second: str) -> Select[Any]:
+    """Texts that two judges may both have graded, newest first: completions with cells of both, and those that were graded again."""
+    child = aliased(Completion)
+    again = select(literal(1)).where(child.source_id == Completion.id)
+    judges = (
+        select(func.count(CellRow.judge_id.distinct()))
+        .where(CellRow.completion_id == Completion.id, CellRow.judge_id.in_([first, second]))
+        .scalar_subquery()
+    )
+    return (
+        select(Completion.id)
+        .where(Completion.project_id == project_id, Completion.source_id.is_(None))
+        .where(or_(again.exists(), judges == 2))
+        .order_by(Completion.id.desc())
+        .limit(BY_BOTH)
+    )

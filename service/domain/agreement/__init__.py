@@ -8,17 +8,33 @@ from service.domain.agreement.alpha import Level, krippendorff_alpha, votes_alph
 from service.domain.agreement.bootstrap import Interval, bootstrap
 from service.domain.agreement.classes import balanced_f1, cohen_kappa, observed_agreement, weighted_kappa
 from service.domain.agreement.probabilities import Bin, brier_score, expected_calibration_error, reliability_bins
+from service.domain.agreement.summary import (
+    Comparison,
+    ConfidenceCheck,
+    Statistic,
+    among,
+    check_confidence,
+    compare,
+    nearest_value,
+)
 
 __all__ = [
     "Bin",
+    "Comparison",
+    "ConfidenceCheck",
     "Interval",
     "Level",
+    "Statistic",
+    "among",
     "balanced_f1",
     "bootstrap",
     "brier_score",
+    "check_confidence",
     "cohen_kappa",
+    "compare",
     "expected_calibration_error",
     "krippendorff_alpha",
+    "nearest_value",
     "observed_agreement",
     "reliability_bins",
     "votes_alpha",
