@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from service.calibrations.endpoints import calibrations
 from service.checkpoints.endpoints import checkpoints
+from service.completions.comparisons import comparisons
 from service.completions.endpoints import completions
 from service.completions.replies import replies
 from service.critiques.endpoints import critiques
@@ -38,6 +39,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     jobs,
     completions,
     replies,
+    comparisons,
     gradings,
     revisions,
     calibrations,

@@ -1,4 +1,4 @@
-"""`grape judge agreement`, `grape rubric probe`: whether judges can be relied on."""
+"""`grape judge agreement`, `grape rubric probe`, `grape compare`: what judges and numbers are worth."""
 
 from __future__ import annotations
 
@@ -61,6 +61,26 @@ def probe(
     ]
     show_list(rows, False, ("criterion", "passed", "share", "unjudged"))
     out.print(found["message"] or "nothing that says nothing is passed", markup=False, highlight=False)
+
+
+def compare(left: str, right: str, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Compare two jobs or gradings on the prompts that both have, from what is stored."""
+    with client(data_dir) as api:
+        found = api.post("/v1/comparisons", {"left": left, "right": right})
+    if as_json:
+        print_json(found)
+        return
+    plain = {"name": "plain reward", **found["plain_reward"]}
+    rows = [plain, *({"name": key, **them} for key, them in found["criteria"].items())]
+    shown = [{k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+    show_list(shown, False, ("name", "left", "right", "difference", "low", "high", "prompts"))
+    wins = found["win_rate"]
+    if wins["rate"] is not None:
+        out.print(
+            f"left earns more on {wins['rate']:.1%} of {wins['prompts']} prompts (ties count as half)", markup=False
+        )
+    for warning in found["warnings"]:
+        out.print(f"warning: {warning['message']}", markup=False, highlight=False)
 
 
 def _line(name: str, them: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command("up", context_settings=local.PASS_ON)(local.up)
 app.command("demo", context_settings=local.PASS_ON)(local.demo)
 app.command("doctor", context_settings=local.PASS_ON)(local.doctor)
+app.command("compare")(judging.compare)
 app.add_typer(authoring.keys, name="key")
 app.add_typer(rubric_files.rubrics, name="rubric")
 authoring.judges.command("agreement")(judging.agreement)

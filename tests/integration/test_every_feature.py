@@ -190,5 +190,8 @@ def test_a_job_on_every_feature(bench, api, rubrics):
     assert api.replies(reused["id"], "agreed") == {**said, "completion": reused["id"]}
     agreed = next(cell["judge"] for cell in row["cells"] if cell["criterion"] == "agreed")
     assert set(api.get(f"/v1/judges/{agreed}/self-agreement", job=job["id"])["criteria"]) == {"agreed"}
+    compared = api.post("/v1/comparisons", {"left": job["id"], "right": job["id"]})  # its last held-out completions
+    assert compared["plain_reward"]["difference"] == 0.0
+    assert compared["criteria"]["exact"]["audit"]
     ours = api.replies(row["id"], "ours")  # a registered model is quoted too
     assert ours["data"][0]["attempts"][0]["text"] is not None

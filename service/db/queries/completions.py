@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Select, any_, func, or_, select
+from sqlalchemy import Executable, Select, any_, func, or_, select
 
 from service.db.queries.jobs import superseded
 from service.db.tables import CellRow, Completion
@@ -35,6 +35,37 @@ def completion(project_id: str, completion_id: str) -> Select[Completion]:
 def of_grading(grading_id: str) -> Select[Completion]:
     """The completions of a grading."""
     return select(Completion).where(Completion.grading_id == grading_id)
+
+
+def last_evaluation(job_id: str) -> Select[Completion]:
+    """A job's held-out completions: those of its last evaluation."""
+    held_out = of_job(job_id, "evaluation")
+    last = held_out.with_only_columns(func.max(Completion.step)).scalar_subquery()
+    return held_out.where(Completion.step == last)
+
+
+def to_compare(which: Select[Completion]) -> Executable:
+    """What a comparison needs of these completions, in an order of their own."""
+    return which.with_only_columns(
+        Completion.id, Completion.prompt, Completion.plain_reward, Completion.weighting, Completion.rubric_id,
+        Completion.rubric_version, Completion.cells_of, Completion.reused,
+    ).order_by(Completion.step, Completion.group_index, Completion.index, Completion.id)  # fmt: skip
+
+
+def scores_to_compare(which: Select[Completion]) -> Executable:
+    """Their cells: completion, criterion, score and who scored."""
+    owners = which.with_only_columns(func.coalesce(Completion.cells_of, Completion.id))
+    return (
+        select(CellRow.completion_id, CellRow.criterion, CellRow.score, CellRow.fingerprint)
+        .where(CellRow.completion_id.in_(owners))
+        .order_by(CellRow.completion_id, CellRow.criterion)
+    )
+
+
+def count_cells(which: Select[Completion]) -> Select[int]:
+    """How many cells that are."""
+    owners = which.with_only_columns(func.coalesce(Completion.cells_of, Completion.id))
+    return select(func.count()).select_from(CellRow).where(CellRow.completion_id.in_(owners))
 
 
 def cells(completions: Sequence[Completion]) -> Select[CellRow]:

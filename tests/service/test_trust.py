@@ -1,4 +1,4 @@
-"""`…/cells/{criterion}/replies`: what a judge replied, over HTTP and on the command line, for those who may read it."""
+"""What verdicts are worth, over HTTP and on the command line: raw replies, self-agreement, comparisons; for those who may see them."""
 
 import json
 import os
@@ -187,3 +187,31 @@ def test_what_prompts_bring_along_is_asked_as_often(api, judge):
         with pytest.raises(ApiError) as caught:
             api.post("/v1/gradings", body)
         assert [error["pointer"] for error in caught.value.errors] == [f"/{name}"]
+
+
+# --- comparisons ---
+
+
+def test_two_gradings_by_different_revisions_of_a_judge(api, judge, stack):
+    """The same texts, the same rubric; the judge has become stricter in between, and the comparison says so."""
+    rubric, first, rows = graded(api, judge)
+    judge_id = next(cell["judge"] for cell in rows[0]["cells"] if cell["criterion"] == "nice")
+    api.patch(f"/v1/judges/{judge_id}", {"prompt": {"system": "be strict"}})
+    judge.answer = lambda question: verdict(question, value=question.answer == "a text")
+    second, _ = grade(api, {"rubric": {"id": rubric}, "grading": first})
+    found = api.post("/v1/comparisons", {"left": first, "right": second})
+    assert (found["left"], found["right"], found["prompts"]) == (first, second, 1)
+    assert found["plain_reward"]["difference"] == pytest.approx((1.0 - 0.5) / 2 / 1)  # one of two texts lost a half
+    assert found["criteria"]["short"]["difference"] == 0.0
+    assert [warning["code"] for warning in found["warnings"]] == ["judges_differ", "few_prompts"]
+    assert found["warnings"][0]["criterion"] == "nice"
+    shown = command(stack, "compare", first, second)
+    assert "warning: 'nice' was not scored by one and the same judge" in shown
+    assert "plain reward" in shown
+    same = api.post("/v1/comparisons", {"left": first, "right": first})
+    assert [warning["code"] for warning in same["warnings"]] == ["few_prompts"]
+    for body, pointer in (({"left": "job_0", "right": first}, "/left"), ({"left": first, "right": "mdl_0"}, "/right")):
+        with pytest.raises(ApiError) as caught:
+            api.post("/v1/comparisons", body)
+        assert [error["pointer"] for error in caught.value.errors] == [pointer]
+    assert "compare_to" in caught.value.message
