@@ -35,6 +35,7 @@ from workers.prompts import read_prompt
 from workers.revisions.job import JobRevisions
 from workers.rows import read_demonstrations, read_preferences
 from workers.seeds import derive_seed
+from workers.stored import Stored, StoredRollouts, read_stored
 from workers.training.appraisal import Appraisal
 from workers.training.checkpoint import read_trainer_state, restore
 from workers.training.environment import Rollouts, TrainingEnvironment
@@ -45,7 +46,7 @@ from workers.training.pair_evaluation import PairEvaluation, split_held_out
 from workers.training.ports import Control, Recorder
 from workers.training.rounds import Rounds
 from workers.training.state import TrainerState
-from workers.types import Prompt
+from workers.types import CompletionGroup, Prompt
 
 Rows = Iterable[tuple[int, dict[str, Any]]]
 
@@ -66,6 +67,7 @@ class Materials:
     resume: Path | None
     save: Callable[[CausalPolicy, Any, TrainerState], None]
     finalizing: Callable[[], None]
+    stored: Callable[[dict[str, Any]], Stored]
     job_id: str = ""
 
 
@@ -82,8 +84,13 @@ def assemble(materials: Materials) -> Run:
         spec, state, materials.recorder, steps=materials.steps, check=materials.control.check
     )
     grader = _grader(materials, "rubric", scorer) if samples(spec.algorithm) else None
+    stored: list[CompletionGroup] | None = None
     if grader is not None:
-        environment.prompts = _prompts(materials, "prompts", reading, grader)
+        if "stored" in materials.resolved:
+            stored = read_stored(materials.stored(materials.resolved["stored"]), reading, grader)
+            environment.prompts = [group.prompt for group in stored]
+        else:
+            environment.prompts = _prompts(materials, "prompts", reading, grader)
         environment.aggregations = {name: own.aggregation for name, own in grader.graders.items()}
         # The watch is over whole steps, in which rubrics are mixed: the strictest author's wish holds.
         environment.max_null_share = min(a.max_null_share or 0.0 for a in environment.aggregations.values())
@@ -100,14 +107,17 @@ def assemble(materials: Materials) -> Run:
     policy = _policy(materials, algorithm)
     optimizer = build_optimizer(policy, spec.training, algorithm.value_learning_rate) if algorithm.trains else None
     if grader is not None:
-        environment.rollouts = _cut_rollouts(materials, policy, grader)
+        environment.rollouts = (
+            _cut_rollouts(materials, policy, grader)
+            if stored is None
+            else StoredRollouts(stored, grader, materials.control)
+        )
     revisions = _revisions(materials, reading, scorer, policy)
     environment.revisions = revisions
     if isinstance(evaluation, Evaluation):
         evaluation.rollouts.policy = policy
         if isinstance(spec.algorithm, EvaluateConfig):
             evaluation.revisions = revisions
-        if isinstance(spec.algorithm, EvaluateConfig):
             evaluation = _appraisal(materials, scorer, evaluation)
     if isinstance(spec.algorithm, RewardModelConfig):
         evaluation = _held_out(materials, policy, environment, spec.algorithm)

@@ -140,6 +140,7 @@ class Attempt:
                 resume=resume,
                 save=self._save,
                 finalizing=self.channel.ask_to_finalize,
+                stored=self.held.stored,
                 job_id=self.held.job_id,
             )
         )

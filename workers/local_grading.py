@@ -172,7 +172,9 @@ class LocalGradingEngine:
         purses = {judge_id: self._purse(batch, judge_id) for judge_id in judges}
         on_record = said.append if batch.kept and self.settings.grading.replies_days else None
         return graders.grade(
-            LocalBatch(batch.prompt, batch.texts, todo, batch.models, pinned, guidelines, purses, on_record)
+            LocalBatch(
+                batch.prompt, batch.texts, todo, batch.models, pinned, guidelines, purses, on_record, afresh=batch.fresh
+            )
         )
 
     def _models(self) -> LocalGraders:

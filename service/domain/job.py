@@ -170,13 +170,7 @@ class JobSpec(Value):
 
 def _problems(spec: JobSpec) -> Any:
     kind = spec.algorithm.type
-    wanted = data_kind(spec.algorithm)
-    for name in DataSpec.model_fields:
-        if name == wanted and getattr(spec.data, name) is None:
-            reads = "samples" if name == "prompts" else "learns from"
-            yield ("data", name), "missing", f"{kind} {reads} {name}; name a dataset of that kind"
-        if name != wanted and getattr(spec.data, name) is not None:
-            yield ("data", name), "invalid_option", f"{kind} reads {wanted}, not {name}"
+    yield from _of_data(spec)
     if is_epochwise(spec.algorithm):
         if spec.training.steps is not None and spec.training.epochs is not None:
             yield ("training", "epochs"), "one_of", "give either 'steps' or 'epochs'"
@@ -231,6 +225,23 @@ def _problems(spec: JobSpec) -> Any:
         yield ("limits",), "invalid_option", "without a rubric or an evaluation no judge is asked; leave 'limits' out"
     if spec.evaluation is not None and spec.evaluation.rubric is None and spec.rubric is None:
         yield ("evaluation", "rubric"), "missing", "evaluation needs a rubric"
+
+
+def _of_data(spec: JobSpec) -> Any:
+    kind = spec.algorithm.type
+    wanted = data_kind(spec.algorithm)
+    stored = getattr(spec.algorithm, "stored", None) is not None
+    for name in DataSpec.model_fields:
+        if stored and getattr(spec.data, name) is not None:
+            message = "stored completions bring their prompts along; leave the data out, or algorithm.stored"
+            yield ("data", name), "invalid_option", message
+        elif stored:
+            continue
+        elif name == wanted and getattr(spec.data, name) is None:
+            reads = "samples" if name == "prompts" else "learns from"
+            yield ("data", name), "missing", f"{kind} {reads} {name}; name a dataset of that kind"
+        elif name != wanted and getattr(spec.data, name) is not None:
+            yield ("data", name), "invalid_option", f"{kind} reads {wanted}, not {name}"
 
 
 def _schedule_problems(spec: JobSpec) -> Any:

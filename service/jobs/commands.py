@@ -25,6 +25,7 @@ from service.errors import Conflict, Invalid, NotFound
 from service.jobs.aggregation import aggregations, check_options, refuse_training_options, with_aggregation
 from service.jobs.revisions import named_by_revision, pin_revision
 from service.jobs.schemas import LimitsPatch
+from service.jobs.stored import pin_stored
 from service.operation import Caller
 from service.pins import (
     RubricPins,
@@ -73,7 +74,8 @@ async def submit_job(session: AsyncSession, caller: Caller, spec: JobSpec) -> Jo
     spec = with_aggregation(spec, [options[name] for name in trained])
     places = {"prompts": "/data/prompts", "evaluation": "/evaluation/prompts"}
     rows = {place: data[kind] for kind, place in places.items() if kind in data}
-    contents, named = list(rubrics.contents.values()), named_by_revision(spec)
+    contents = list(rubrics.contents.values())
+    named = {**named_by_revision(spec), **await pin_stored(session, project, spec, pinned)}
     pinned.update(await pin_graders(session, project, contents, rows if contents else {}, named))
     judges = await facts_of(session, pinned["judges"])
     require_askable(rubrics.contents.values(), judges)

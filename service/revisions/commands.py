@@ -29,7 +29,7 @@ async def create_revision(session: AsyncSession, caller: Caller, spec: RevisionS
     versions = await versions_of(session, conditions)
     contents = contents_of(versions)
     place = "/completions" if spec.completions is not None else "/job" if spec.job is not None else "/grading"
-    named = dict.fromkeys(await named_by_prompts(session, spec, conditions), (place, "a completion's prompt"))
+    named = dict.fromkeys(await named_by_prompts(session, spec, source), (place, "a completion's prompt"))
     if spec.reviser is not None:
         named[spec.reviser] = ("/reviser", "the request")
     graders = await pin_graders(session, project, contents, named=named)

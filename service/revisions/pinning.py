@@ -75,12 +75,14 @@ def contents_of(versions: dict[str, dict[str, Any]]) -> list[RubricContent]:
     return [RubricContent.model_validate(version["content"]) for version in versions.values()]
 
 
-async def named_by_prompts(session: AsyncSession, spec: StoredCompletions, conditions: Sequence[Any]) -> list[str]:
+async def named_by_prompts(session: AsyncSession, spec: StoredCompletions, source: dict[str, Any]) -> list[str]:
     """Judges and reward models that the prompts' own criteria name."""
-    if spec.grading is not None:
-        return list(await session.scalars(grading_queries.NAMED_BY_GRADING, {"source_id": spec.grading}))
-    ids = list(await session.scalars(select(Completion.id).where(*conditions)))
-    return list(await session.scalars(grading_queries.NAMED_BY_COMPLETIONS, {"ids": ids}))
+    if spec.completions is not None:
+        return list(await session.scalars(grading_queries.NAMED_BY_COMPLETIONS, {"ids": spec.completions}))
+    if spec.job is not None:
+        found = {"job_id": source["job"], "purpose": source["purpose"]}
+        return list(await session.scalars(grading_queries.NAMED_BY_JOB, found))
+    return list(await session.scalars(grading_queries.NAMED_BY_GRADING, {"source_id": spec.grading}))
 
 
 def queued(request_id: str, project_id: str, purpose: str, source: dict[str, Any], resolved: dict[str, Any]) -> Grading:

@@ -3,6 +3,7 @@
 import pytest
 
 from service.client import ApiError
+from tests.support.gradings import grade
 from tests.support.judge import FakeJudge, completion, verdict
 from tests.support.stack import wait_for
 
@@ -134,3 +135,33 @@ def test_what_does_not_go_together_is_refused_at_submit(bench, api):
     assert refused("reinforce", **group) == {("/algorithm/revision/uses/0", "invalid_option")}
     assert refused(**group, advantage={"baseline": "none"}) == {("/algorithm/revision/uses/0", "invalid_option")}
     assert refused("sft", revision={}) == {("/algorithm/revision", "unknown_field")}
+
+
+def test_rejection_sampling_draws_from_stored_completions(bench, judge, api):
+    """Texts that somebody else wrote are graded once, and the best of each prompt is what is learned."""
+    judge.answer = judging
+    rubric = bench.rubric(bench.judged(bench.judge(judge), **NICE))
+    texts = [
+        {"prompt": prompt, "text": text}
+        for prompt, answers in (("a b", ["c", "z", "c"]), ("d e", ["f", "g"]), ("h i", ["z z", " "]))
+        for text in answers
+    ]
+    grading, _ = grade(api, {"rubric": {"id": rubric}, "texts": texts})
+    asked = len(judge.questions)
+    spec = bench.spec("rejection_sampling", rubric=rubric, training={"steps": 2, "batch_size": 4})
+    spec["algorithm"] |= {"select": "threshold", "threshold": 0.9, "stored": {"grading": grading["id"]}}
+    with pytest.raises(ApiError) as both:
+        api.post("/v1/jobs", spec)
+    assert [(e["pointer"], e["code"]) for e in both.value.errors] == [("/data/prompts", "invalid_option")]
+    del spec["data"]
+    with pytest.raises(ApiError) as unknown:
+        api.post("/v1/jobs", {**spec, "algorithm": {**spec["algorithm"], "stored": {"grading": "grd_0"}}})
+    assert [e["pointer"] for e in unknown.value.errors] == ["/algorithm/stored/grading"]
+    job = bench.finish(api.post("/v1/jobs", spec)["id"])
+    assert len(judge.questions) == asked  # the same judge has said it all
+    rows_ = list(api.pages(f"/v1/jobs/{job['id']}/completions"))
+    # Each text of a prompt once, and no empty one.
+    assert sorted(row["text"] for row in rows_) == ["c", "f", "g", "z", "z z"]
+    assert all(row["cells"][0]["cached"] for row in rows_)
+    assert bench.series(job["id"], "kept") == {1: 2.0, 2: 2.0}
+    assert bench.series(job["id"], "plain_reward.kept") == {1: 1.0, 2: 1.0}

@@ -8,7 +8,7 @@ from sqlalchemy import func, select, update
 
 from service.config import BrokerSettings, DatabaseSettings, GradingSettings, JobsSettings, Settings
 from service.db.engine import Database
-from service.db.tables import CachedCell, CellBatch, Grading, Judge, Model
+from service.db.tables import CachedCell, CellBatch, Grading, Judge, JudgeSpending, Model
 from service.domain.judge import JudgeConfig
 from service.domain.places import GRADING_LOCAL
 from service.domain.rubric import Criterion
@@ -59,8 +59,8 @@ def grade(cluster, database, database_name, folder, tmp_path):
             listed = [file.model_dump() for file in files]
             session.add(Model(id=model_id, project_id=PROJECT, source={"path": str(folder)}, files=listed, **row))
 
-    def run(judge_id, model_id, texts, **payload):
-        grading = ask(database, [judged(judge_id)], texts, batch=len(texts), **payload)
+    def run(judge_id, model_id, texts, key="nice", **payload):
+        grading = ask(database, [judged(judge_id, key)], texts, batch=len(texts), **payload)
         with database.transaction() as session:
             session.execute(update(CellBatch).where(CellBatch.grading_id == grading).values(queue=GRADING_LOCAL))
             resolved = session.get_one(Grading, grading).resolved
@@ -118,3 +118,17 @@ def test_known_cells_need_no_model_and_failures_are_asked_again(database, grade,
         head.limits = {**head.limits, "cache": False}
     assert [cell["cached"] for cell in grade(judges[0], "mdl_1", ["a", "new"])] == [False, False]
     assert remembered() == 3
+
+
+def test_plain_questions_are_answered_counted_and_stored_in_their_order(database, grade):
+    grade.register("mdl_1")
+    judge = make_judge(database, "http://unused", config={"endpoint": None, "model": "mdl_1"})
+    digits = [f"{k:016x}" for k in (5, 77)]
+    questions = [[{"role": "user", "content": text}] for text in digits]
+    told = grade(judge, "mdl_1", ["", ""], key="text", questions=questions, judge=judge)
+    assert [(answer["status"], answer["text"][len('{"nonce": "') :][:16]) for answer in told] == [
+        ("ok", d) for d in digits
+    ]
+    with database.transaction() as session:
+        spent = session.scalar(select(func.sum(JudgeSpending.calls)).where(JudgeSpending.owner_id == judge))
+    assert spent == 2

@@ -54,7 +54,8 @@ def _of_group(group: CompletionGroup, values: dict[str, list[float]]) -> None:
                 values[f"confidence.{name}"].append(weighting.mean_confidence)
     for completion, numbers, row in zip(group.completions, scored.completions, group.cells, strict=True):
         values["completion_length"].append(len(completion.tokens))
-        values["entropy"].extend(-x for x in completion.logprobs)
+        if completion.logprobs:  # stored texts have none
+            values["entropy"].extend(-x for x in completion.logprobs)
         values["coverage"].append(numbers.coverage)
         for name, value in (
             ("reward", numbers.reward), ("plain_reward", numbers.plain_reward), ("audit", numbers.audit),

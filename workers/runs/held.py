@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from service.db.engine import Database
 from service.db.queries import checkpoints as checkpoint_queries
+from service.db.queries import completions as completion_queries
 from service.db.queries import datasets as dataset_queries
 from service.db.queries import jobs as queries
 from service.db.queries import judges as judge_queries
@@ -200,6 +201,17 @@ class HeldJob:
                 return
             yield from part
             after = part[-1][0]
+
+    def stored(self, source: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, str | None]]:
+        """(prompt as graders see it, text, how it ended) of stored completions, in their order."""
+        after: list[Any] | None = None
+        while True:
+            statement = completion_queries.stored(source, after, CHUNK)
+            part = self.transact(lambda session, s=statement: [tuple(row) for row in session.execute(s)])  # type: ignore[misc]
+            if not part:
+                return
+            yield from (row[-3:] for row in part)
+            after = list(part[-1][:-3])
 
     # --- checkpoints ---
 

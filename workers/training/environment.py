@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from service.domain.grade import Cell
 from service.domain.job import JobSpec
@@ -100,6 +101,25 @@ def stop_without_budget(groups: Sequence[CompletionGroup]) -> None:
         raise Suspended(f"budget_exhausted: {count} of this step could not be asked for: {forbidden[0].reason}")
 
 
+class Source(Protocol):
+    """Where groups come from: a policy that samples them, or what is stored."""
+
+    sampling_s: float
+    grading_wait_s: float
+
+    def run(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        purpose: str,
+        step: int,
+        group_size: int,
+        temperature: float,
+        draw: int = 0,
+    ) -> tuple[list[CompletionGroup], Grading]:
+        """Graded groups in the order of the prompts."""
+
+
 @dataclass(slots=True)
 class TrainingEnvironment:
     """The environment of a training job. Prompts and demonstrations are tokenised already."""
@@ -112,7 +132,7 @@ class TrainingEnvironment:
     preferences: list[Preference] = field(default_factory=list)
     steps: int = 0
     check: Callable[[], None] = lambda: None
-    rollouts: Rollouts | None = None
+    rollouts: Source | None = None
     aggregations: dict[str, Aggregation] = field(default_factory=dict)
     max_null_share: float = 1.0
     revisions: Revisions | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Executable, Select, any_, func, or_, select
+from sqlalchemy import Executable, Select, any_, func, or_, select, tuple_
 
 from service.db.queries.jobs import superseded
 from service.db.tables import CellRow, Completion
@@ -25,6 +25,18 @@ def of_job(job_id: str, purpose: str) -> Select[Completion]:
         Completion.purpose == purpose,
         ~superseded(Completion.job_id, Completion.fence, Completion.step),
     )
+
+
+def stored(source: dict[str, Any], after: Sequence[Any] | None, limit: int) -> Select[*tuple[Any, ...]]:
+    """Prompt, text and end of the completions of a job or a grading, in their order, from behind the key `after`; the key first."""
+    if "job" in source:
+        key, found = SORTS["step"], of_job(source["job"], source["purpose"])
+    else:
+        key, found = [Completion.position], of_grading(source["grading"])
+    statement = found.with_only_columns(*key, Completion.prompt, Completion.text, Completion.finish_reason)
+    if after is not None:
+        statement = statement.where(tuple_(*key) > tuple_(*after))
+    return statement.order_by(*key).limit(limit)
 
 
 def completion(project_id: str, completion_id: str) -> Select[Completion]:

@@ -97,6 +97,7 @@ _NAMED = """
 """
 
 NAMED_BY_COMPLETIONS: TextClause = text(_NAMED.format(where="c.id = ANY(CAST(:ids AS text[]))"))
+NAMED_BY_JOB: TextClause = text(_NAMED.format(where="c.job_id = :job_id AND c.purpose = :purpose"))
 NAMED_BY_GRADING: TextClause = text(_NAMED.format(where="c.grading_id = :source_id"))
 """The judges and reward models that prompts' own criteria name."""
 

@@ -167,11 +167,13 @@ def mark_published(ids: Collection[str]) -> Executable:
 
 CRITIQUES: TextClause = text(
     """
-    SELECT c.completion_id, c.criterion, c.status, c.score, c.reason, c.grader, c.audit,
+    SELECT o.id AS completion_id, c.criterion, c.score,
            CASE WHEN h.critique_id IS NULL THEN c.reasoning END AS reasoning,
            CASE WHEN h.critique_id IS NULL THEN c.critique_id END AS critique_id
-    FROM cells c LEFT JOIN hidden_critiques h ON h.critique_id = c.critique_id
-    WHERE c.completion_id = ANY(CAST(:ids AS text[])) ORDER BY c.completion_id, c.criterion
+    FROM completions o JOIN cells c ON c.completion_id = coalesce(o.cells_of, o.id)
+    LEFT JOIN hidden_critiques h ON h.critique_id = c.critique_id
+    WHERE o.id = ANY(CAST(:ids AS text[])) AND (o.reused IS NULL OR c.criterion = ANY(o.reused))
+    ORDER BY o.id, c.criterion
     """
 )
 """What was said about these completions when they were graded, without what somebody has hidden."""

@@ -26,7 +26,7 @@ from workers.graders.steps import CannotCut, cut, cut_failed, pooled
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is graded, and by whom: a whole completion, or one step of it."""
+    """What is graded, and by whom: a whole completion, or one step of it. `afresh`: whatever was said before."""
 
     judge_id: str
     revision: int
@@ -35,6 +35,7 @@ class Subject:
     text: str
     step: Step | None = None
     record: Record | None = None
+    afresh: bool = False
 
 
 async def grade_completion(
@@ -48,14 +49,16 @@ async def grade_completion(
     text: str,
     on_cell: Callable[[Cell], None] | None = None,
     on_record: OnRecord | None = None,
+    afresh: bool = False,
 ) -> list[Cell]:
     """The cells of one completion on those of its criteria that one judge grades, in their order.
 
     At most `batch` criteria share a question, and a chunk of criteria is asked once for each vote. `on_cell` gets every cell
     as soon as it is there, so that what is known can be stored while other questions are still out; `on_record`, before them,
-    what was replied, if anybody wants to keep it. Never raises for what a judge or its endpoint does.
+    what was replied, if anybody wants to keep it. `afresh`: a judge that answers equal questions alike is asked others than it was
+    when it first graded. Never raises for what a judge or its endpoint does.
     """
-    subject = Subject(judge_id, revision, guidelines, prompt, text)
+    subject = Subject(judge_id, revision, guidelines, prompt, text, afresh=afresh)
     found: dict[str, Cell] = {}
 
     async def grade(chunk: list[Criterion], votes: int) -> None:
@@ -136,9 +139,16 @@ def _nonce(endpoint: Asker, chunk: Sequence[Criterion], subject: Subject, number
     """As good as drawn: no text can hold what is made of the whole text."""
     step = subject.step.number if subject.step is not None else 0
     asked = [criterion.key for criterion in chunk]
-    return content_hash(
-        [endpoint.config.fingerprint, subject.prompt["messages"], subject.text, subject.guidelines, asked, step, number]
-    )[:16]
+    made_of = [
+        endpoint.config.fingerprint,
+        subject.prompt["messages"],
+        subject.text,
+        subject.guidelines,
+        asked,
+        step,
+        number,
+    ]
+    return content_hash([*made_of, "afresh"] if subject.afresh else made_of)[:16]
 
 
 def _with_expectations(reading: Reading, chunk: Sequence[Criterion], reply: Reply) -> Reading:

@@ -55,6 +55,7 @@ class LocalBatch:
     guidelines: str = ""
     purses: Mapping[str, Purse] = field(default_factory=dict)
     on_record: OnRecord | None = None
+    afresh: bool = False
 
 
 class LocalGraders:
@@ -149,6 +150,7 @@ class LocalGraders:
                 prompt=batch.prompt,
                 text=batch.texts[index],
                 on_record=batch.on_record,
+                afresh=batch.afresh,
             )
             found.extend((index, cell) for cell in cells)
 
