@@ -10,7 +10,9 @@ from service.completions.comparisons import comparisons
 from service.completions.endpoints import completions
 from service.completions.replies import replies
 from service.critiques.endpoints import critiques
+from service.critiques.endpoints_diagnostics import diagnostics
 from service.critiques.endpoints_labels import labels
+from service.critiques.endpoints_queue import labelling_queue
 from service.datasets.endpoints import datasets
 from service.datasets.endpoints_formats import dataset_formats
 from service.gradings.endpoints import gradings
@@ -45,5 +47,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     calibrations,
     critiques,
     labels,
+    labelling_queue,
+    diagnostics,
     checkpoints,
 )

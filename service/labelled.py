@@ -33,12 +33,14 @@ class JudgedCell:
     status: str
     score: float | None
     stated: float | None
+    confidence: float | None
     source: str | None
     votes: int
     vote_variance: float | None
     judge: str
     revision: int
     cached: bool
+    critique: str | None
 
 
 @dataclass(slots=True)
@@ -102,8 +104,8 @@ async def judged_cells(session: AsyncSession, statement: Any) -> list[JudgedCell
         cells.append(
             JudgedCell(
                 row.subject_id, row.completion_id, row.criterion, question, criterion, row.rubric_id, row.rubric_version,
-                row.status, row.score, stated, row.confidence_source, row.votes, row.vote_variance, row.judge_id,
-                row.judge_revision, row.cached,
+                row.status, row.score, stated, row.confidence, row.confidence_source, row.votes, row.vote_variance, row.judge_id,
+                row.judge_revision, row.cached, row.critique_id,
             )
         )  # fmt: skip
     return cells

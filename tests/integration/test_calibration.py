@@ -127,6 +127,11 @@ def test_agreement_with_people_and_with_another_judge(judged, bench, judge, api)
     assert by_key["a"]["advice"] == []
     assert by_key["a"]["among_people"]["value"] is None
     assert api.get(f"/v1/judges/{judge_id}/agreement", blind=False)["criteria"] == []
+    proposed = api.get(f"/v1/rubrics/{rows[0]['rubric']['id']}/versions/1/diagnostics")
+    assert {(p["action"], p["criterion"]) for p in proposed["proposals"]} == {("reword", "b")}
+    diagnosed = {c["criterion"]: c for c in proposed["criteria"]}
+    assert (diagnosed["a"]["common_share"], diagnosed["a"]["groups_with_spread"]) == (0.5, 1.0)
+    assert (proposed["completions"], proposed["groups"]) == (N, N // 2)
     other = bench.judge(judge, confidence="none")
     judge.answer = lambda q: verdict(q, bit(int(q.answer), 0), None)
     rubric = bench.rubric(bench.judged(other, "a"), bench.judged(other, "x", text="is b"))
@@ -136,3 +141,38 @@ def test_agreement_with_people_and_with_another_judge(judged, bench, judge, api)
     # The same words under another key, by another judge, are the same question.
     kappas = {c["criterion"]: c["people"]["kappa"]["value"] for c in found["criteria"]}
     assert kappas == {"a": 1.0, "b": pytest.approx(0.0)}
+
+
+def test_the_queue_says_what_to_label_and_why(bench, judge, api):
+    judge.answer = lambda q: verdict(q, True, 0.2 if q.answer == "unsure" else 0.9)
+    rubric = bench.rubric(bench.judged(bench.judge(judge), "a"))
+    texts = [{"prompt": "p", "text": text} for text in ("sure", "unsure", "disputed", "down")]
+    grading, rows = grade(api, {"rubric": {"id": rubric}, "texts": texts})
+    ids = {row["text"]: row["id"] for row in rows}
+    for person, said in (("anna", True), ("ben", False)):
+        body = {"person": person, "labels": [{"criterion": "a", "verdict": said}]}
+        api.post(f"/v1/completions/{ids['disputed']}/labels", body)
+    api.put(f"/v1/critiques/{cell(rows[3], 'a')['critique']}/rating", {"rating": -1})
+    place = {"grading": grading["id"], "audit_share": 0}
+
+    def asked(**query):
+        return {
+            e["completion"]: [w["type"] for w in e["reasons"]]
+            for e in api.pages("/v1/labelling-queue", **place, **query)
+        }
+
+    expected = {ids["disputed"]: ["disagreement"], ids["unsure"]: ["low_confidence"], ids["down"]: ["disagreement"]}
+    assert asked() == asked(limit=1) == expected
+    assert list(asked()) == [ids["disputed"], ids["unsure"], ids["down"]]  # 1, .8, .75
+    assert ids["disputed"] not in asked(person="ben")
+    assert asked(reason="low_confidence") == {ids["unsure"]: ["low_confidence"]}
+    entry = api.get("/v1/labelling-queue", **place)["data"][1]
+    assert (entry["confidence"], entry["reasons"][0]["message"]) == (0.2, "confidence 0.20")
+    blind = api.get("/v1/labelling-queue", **place, blind=True)["data"][1]
+    assert (blind["score"], blind["confidence"], blind["reasons"][0]["message"]) == (None, None, None)
+    everything = api.get("/v1/labelling-queue", **{**place, "audit_share": 1})
+    assert [(len(everything["data"]), everything["cells"], everything["labelled"])] == [(4, 4, 0)]
+    api.post(f"/v1/completions/{ids['unsure']}/labels", {"labels": [{"criterion": "a", "verdict": True}]})
+    assert ids["unsure"] not in asked()
+    with pytest.raises(ApiError, match="page_token"):
+        api.get("/v1/labelling-queue", page_token="WzFd")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Executable, Select, Update, func, literal, literal_column, or_, select, text, update
+from sqlalchemy import Executable, Select, Update, func, literal, or_, select, text, update
 from sqlalchemy.orm import aliased
 
 from service.db.queries.jobs import now
@@ -61,18 +61,41 @@ def graded(project_id: str, subjects: Select[Any]) -> Select[*tuple[Any, ...]]:
         down, Completion.source_id == down.c.id
     )
     family = down.union(further)
+    here = (Completion.id == family.c.id) & (Completion.created_at == family.c.created_at)
+    return _cells(family.c.subject_id).join(family, here)
+
+
+def _cells(subject_id: Any) -> Select[*tuple[Any, ...]]:
+    """Judged cells with what says which question they answer, oldest first."""
     return (
         select(
-            family.c.subject_id, CellRow.completion_id, CellRow.criterion, CellRow.status, CellRow.score, CellRow.confidence,
-            CellRow.confidence_source, CellRow.stated_confidence, CellRow.vote_variance, CellRow.votes, CellRow.judge_id,
-            CellRow.judge_revision, CellRow.cached, Completion.rubric_id, Completion.rubric_version,
-            Completion.prompt["criteria"].label("own_criteria"),
+            subject_id.label("subject_id"), CellRow.completion_id, CellRow.criterion, CellRow.status, CellRow.score,
+            CellRow.confidence, CellRow.confidence_source, CellRow.stated_confidence, CellRow.vote_variance, CellRow.votes,
+            CellRow.judge_id, CellRow.judge_revision, CellRow.cached, CellRow.critique_id, Completion.rubric_id,
+            Completion.rubric_version, Completion.prompt["criteria"].label("own_criteria"),
         )
-        .join(CellRow, CellRow.completion_id == family.c.id)
-        .join(Completion, (Completion.id == family.c.id) & (Completion.created_at == family.c.created_at))
+        .select_from(CellRow)
+        .join(Completion, (Completion.id == CellRow.completion_id) & (Completion.created_at == CellRow.created_at))
         .where(CellRow.judge_id.is_not(None))
-        .order_by(family.c.created_at, CellRow.completion_id, literal_column("cells.criterion"))
+        .order_by(Completion.created_at, CellRow.completion_id, CellRow.criterion)
     )  # fmt: skip
+
+
+def recent(project_id: str, limit: int, **wanted: Any) -> Select[*tuple[Any, ...]]:
+    """The judged cells of a project's newest completions; `wanted`: columns of completions and the values that they have."""
+    newest = (
+        select(Completion.id)
+        .where(Completion.project_id == project_id, Completion.cells_of.is_(None))
+        .where(*(getattr(Completion, name) == value for name, value in wanted.items() if value is not None))
+        .order_by(Completion.id.desc())
+        .limit(limit)
+    )
+    return _cells(func.coalesce(Completion.source_id, Completion.id)).where(Completion.id.in_(newest))
+
+
+def labelled_among(project_id: str, subjects: Collection[str]) -> Select[Label]:
+    """The labels that count of these texts."""
+    return labels(project_id).where(or_(Label.subject_id.in_(subjects), Label.completion_id.in_(subjects)))
 
 
 BY_BOTH = 5000
@@ -94,3 +117,21 @@ def graded_by_both(project_id: str, first: str, second: str) -> Select[Any]:
         .order_by(Completion.id.desc())
         .limit(BY_BOTH)
     )
+
+
+def of_version(project_id: str, rubric_id: str, version: int, limit: int, **wanted: Any) -> Select[str, str, int]:
+    """The newest completions with cells of their own that a rubric version has graded: id, group, length of the text."""
+    return (
+        select(Completion.id, Completion.group_id, func.char_length(Completion.text))
+        .where(Completion.project_id == project_id, Completion.cells_of.is_(None))
+        .where(Completion.rubric_id == rubric_id, Completion.rubric_version == version)
+        .where(*(getattr(Completion, name) == value for name, value in wanted.items() if value is not None))
+        .order_by(Completion.id.desc())
+        .limit(limit)
+    )
+
+
+def scores_of(ids: Collection[str]) -> Select[str, str, float | None, float | None]:
+    """Completion, criterion, score and confidence of every cell of these."""
+    columns = (CellRow.completion_id, CellRow.criterion, CellRow.score, CellRow.confidence)
+    return select(*columns).where(CellRow.completion_id.in_(ids))
