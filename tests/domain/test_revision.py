@@ -5,6 +5,8 @@ import math
 import pytest
 from pydantic import ValidationError
 
+from service.domain.dataset import ROWS
+from service.domain.formats.rows import Importer, write
 from service.domain.grade import Cell
 from service.domain.revision import RevisionConfig, compare, standard_error
 from service.domain.revision_request import LabelSpec, RevisionSpec, prompt_with_votes, with_votes
@@ -105,6 +107,19 @@ def test_gates_are_in_the_plain_reward():
     # The original trips the gate: 0; the revision has (2·.2 + .2 + 1)/4 = .4.
     found = compare((A, B, gated), text((0.9, 0.9), (0.9, 0.9), 0), text((0.2, 0.2), (0.2, 0.2), 1), margin=0.1)
     assert (found.accepted, found.original, found.better) == (True, 0.0, pytest.approx(0.4, abs=1e-12))
+
+
+def test_rows_with_lineage_are_known_as_ours_and_other_formats_leave_it_out():
+    lineage = {
+        "kind": "label",
+        "result": "res_1",
+        "chosen": {"completion": "cmp_1"},
+        "rejected": {"completion": "cmp_2"},
+    }
+    row = {"prompt": "p", "chosen": "a", "rejected": "b", "lineage": lineage}
+    assert Importer("preferences").read(row) == row
+    assert ROWS["preferences"].validate_python(row).model_dump(mode="json", exclude_unset=True) == row
+    assert write(row, "preferences", "trl") == {"prompt": "p", "chosen": "a", "rejected": "b"}
 
 
 def faults(model, body):

@@ -1,7 +1,10 @@
 """`algorithm.revision` of jobs on the whole stack: accepted revisions in datasets when the job has ended, and on the way."""
 
+import json
+
 import pytest
 
+from examples.tiny_model import make_tiny_model
 from service.client import ApiError
 from tests.support.gradings import grade
 from tests.support.judge import FakeJudge, completion, verdict
@@ -165,3 +168,38 @@ def test_rejection_sampling_draws_from_stored_completions(bench, judge, api):
     assert all(row["cells"][0]["cached"] for row in rows_)
     assert bench.series(job["id"], "kept") == {1: 2.0, 2: 2.0}
     assert bench.series(job["id"], "plain_reward.kept") == {1: 1.0, 2: 1.0}
+
+
+def test_the_policy_revises_itself_and_what_is_accepted_joins_the_update(bench, stack, api):
+    """Verifiers alone; the random policy's revisions are as good as its answers, so some are better. Equal jobs, equal weights."""
+    folder = stack.folder / "bench-model-wide"
+    make_tiny_model(folder, [chr(ord("a") + k) for k in range(26)], seed=3, hidden=32)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 2048}))
+    model = api.register_model("wide", {"path": str(folder)})["id"]
+    rubric = bench.rubric({"key": "brief", "weight": 1, "grader": {"type": "regex", "pattern": "^.{0,25}$"}})
+    revision = {"uses": ["group", "pairs", "demonstrations"], "per_group": None}
+
+    def run(**algorithm):
+        return bench.run(
+            model=model,
+            rubric=rubric,
+            algorithm={"type": "grape", **algorithm},
+            training={"steps": 2},
+            rollout={"max_completion_tokens": 24},
+        )
+
+    first, second, without = run(revision=revision), run(revision=revision), run()
+    results = list(api.pages(f"/v1/jobs/{first['id']}/revisions", limit=200))
+    accepted = [row for row in results if row["accepted"]]
+    assert 0 < len(accepted) < len(results), [row["message"] for row in results]
+    assert bench.weights(first) == bench.weights(second) != bench.weights(without)
+    assert {row["reviser"]["policy"] for row in results} == {model}
+    assert {(row["step"], row["reviser"]["step"]) for row in results} == {(1, 0), (2, 1)}
+    for row in accepted:
+        better = api.get(f"/v1/completions/{row['better']['completion']}")
+        assert (better["purpose"], better["token_count"] > 0, better["finish_reason"]) == ("revision", True, "stop")
+    weights = bench.series(first["id"], "importance_weight")
+    assert weights
+    assert all(0 < value < 1 for value in weights.values())
+    assert bench.series(without["id"], "importance_weight") == {}

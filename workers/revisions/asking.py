@@ -14,9 +14,21 @@ from typing import Any
 
 from service.domain.asked import Messages
 from service.domain.rubric import Criterion
-from workers.graders.judge.payload import fence_for, marked, marked_conversation
+from workers.graders.judge.payload import MARK, fence_for, marked, marked_conversation
 
 _THOUGHT = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
+
+
+_HEADING = re.compile(
+    r"^(?=[^\w\n]*(?:the answer so far|what graders said about it|write the better answer|the (?:first|second) answer)\b)",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""Where material has a line that looks like one of these questions' own; `marked` knows those of a judge's question."""
+
+
+def _material(text: str) -> str:
+    """A text that is fit to stand in a question."""
+    return _HEADING.sub(MARK, marked(text))
 
 
 @lru_cache(maxsize=16)
@@ -66,8 +78,12 @@ def revision_messages(
         f"revise_system_{version}",
         f"revise_request_{version}",
         guidelines,
-        {"prompt": marked_conversation(prompt), "answer": marked(answer), "critiques": marked(told)},
+        {"prompt": _conversation(prompt), "answer": _material(answer), "critiques": _material(told)},
     )
+
+
+def _conversation(prompt: Mapping[str, Any]) -> str:
+    return _HEADING.sub(MARK, marked_conversation(prompt))
 
 
 def _line(critique: Critique) -> str:
@@ -80,7 +96,7 @@ def preference_messages(
     prompt: Mapping[str, Any], first: str, second: str, guidelines: str, *, nonce: str, version: int
 ) -> Messages:
     """The question which of two answers is better."""
-    values = {"prompt": marked_conversation(prompt), "first": marked(first), "second": marked(second)}
+    values = {"prompt": _conversation(prompt), "first": _material(first), "second": _material(second)}
     return _asked(f"prefer_system_{version}", f"prefer_request_{version}", guidelines, values, nonce=nonce)
 
 

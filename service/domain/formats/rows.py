@@ -129,7 +129,7 @@ def _listed(row: Mapping[str, Any]) -> str:
     return f"{names}, …" if len(row) > 12 else names or "(none)"
 
 
-_OURS_ALONE = {"criteria", "origin", "metadata", "reference", "category", "tags", "weight", "margin"}
+_OURS_ALONE = {"criteria", "origin", "lineage", "metadata", "reference", "category", "tags", "weight", "margin"}
 """Names that show a row of our own when it has no others."""
 
 _FITS: dict[str, Any] = {
