@@ -1,4 +1,4 @@
-"""`grape judge agreement`, `grape rubric probe`, `grape compare`: what judges and numbers are worth."""
+"""`grape judge self-agreement`, `grape rubric probe`, `grape compare`: what judges and numbers are worth."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from service.cli.common import DataDir, Json, client, out, print_json, show_list
 COLUMNS = ("criterion", "cells", "votes", "agreement", "interval", "flipping", "vote_variance", "alpha", "level")
 
 
-def agreement(
+def self_agreement(
     judge_id: str,
     job: Annotated[str | None, typer.Option(help="only cells of this job")] = None,
     grading: Annotated[str | None, typer.Option(help="only cells of this grading")] = None,

@@ -1,9 +1,11 @@
 """The house: what the import contracts cannot say."""
 
 import ast
+import inspect
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,26 @@ def test_only_settings_read_the_environment():
 
 BEHIND_WALLS = {ROOT / "workers/sandbox/inside" / name for name in ("solution.py", "units.py", "program.py")}
 """The only files that run code from outside: each in a process of its own, which has confined itself before."""
+
+
+def test_every_aggregator_takes_cells():
+    """A float says nothing about whether it is one: what makes a reward is given cells (reference/rubrics.md 5.1 #5)."""
+    from service.domain import scoring
+
+    names = [
+        n
+        for n in scoring.__all__
+        if n.islower() and ("reward" in n or "score" in n or n in ("coverage", "gate_factor"))
+    ]
+    assert {"score_group", "score_groups", "plain_reward", "filled_plain_reward", "audit_score", "coverage"} <= set(
+        names
+    )
+    cells = ("Row", "Sequence[Row]", "Sequence[GroupCells]")
+    for name in names:
+        kinds = [parameter.annotation for parameter in inspect.signature(getattr(scoring, name)).parameters.values()]
+        assert any(kind in cells for kind in kinds), name
+    assert inspect.get_annotations(scoring.GroupCells)["rows"] == "Sequence[Row]"
+    assert scoring.Row == Mapping[str, scoring.ScoredCell]
 
 
 def test_nothing_unpickles_and_nothing_evaluates():

@@ -154,6 +154,36 @@ def test_a_judge_that_cannot_be_reached_gives_null_cells(bench, api):
     assert results(api, grading["id"], criterion="short", status="infra_error") == []
 
 
+def test_garbage_for_one_cell_of_eight_blames_nobody(bench, judge, api):
+    """reference/rubrics.md §5.1 #1: elsewhere it is a 0, which inverted a ranking. Here the text is judged by its other criterion,
+    and everybody's advantage has the sign that it has with the group's mean in the missing cell."""
+    values = {
+        "a": (True, True),
+        "b": (True, None),
+        "c": (False, True),
+        "d": (False, False),
+    }  # verdicts on `one` and `two`
+
+    def answer(question):
+        said = values[question.answer][question.criteria == ["two"]]
+        return "garbage" if said is None else verdict(question, said, 0.5)
+
+    judge.answer = answer
+    judge_id = bench.judge(judge)
+    rubric = bench.rubric(bench.judged(judge_id, "one"), bench.judged(judge_id, "two"))
+    texts = [{"prompt": "p", "text": text} for text in values]
+    grading, rows = grade(api, {"rubric": {"id": rubric}, "texts": texts})
+    assert grading["progress"] == {"cells": 8, "done": 8, "failed": 1}
+    assert grading["summary"]["nulls"] == {"parse_error": 1}
+    null = cell(rows[1], "two")
+    assert (null["status"], null["score"], null["confidence"], null["family"]) == ("parse_error", None, None, "subject")
+    # The oracle: R = (s_one + s_two)/2 with s_two[b] = (1 + 1 + 0)/3, so R = 1, 5/6, 1/2, 0 and their mean is 7/12.
+    oracle = [r - 7 / 12 for r in (1, 5 / 6, 1 / 2, 0)]
+    assert [row["unscaled_advantage"] for row in rows] == pytest.approx(oracle)
+    assert (rows[1]["plain_reward"], rows[1]["coverage"]) == (None, 0.5)
+    assert "two" not in rows[1]["parts"]
+
+
 def test_stored_cells_under_other_weights_and_what_cannot_be(bench, judge, api):
     judge.answer = lambda q: verdict(q, "nice" in q.answer, 0.3 if "?" in q.answer else 0.9)
     nice = bench.judged(bench.judge(judge))

@@ -160,10 +160,10 @@ def test_a_judge_that_is_asked_again_about_the_same_cells(api, judge, stack):
     assert api.get(path, grading=made, cells=1)["more"] is True
     assert api.get(path, criterion="none")["overall"]["cells"] == 0
     assert status_of(lambda: api.get("/v1/judges/jdg_0/self-agreement")) == 404
-    shown = command(stack, "judge", "agreement", judge_id).splitlines()
+    shown = command(stack, "judge", "self-agreement", judge_id).splitlines()
     assert shown[-2] == "nice: two votes agree on 70% of the cells; give it 'votes' of 3 or more"
     assert any(line.split()[:4] == ["nice", "2", "10", "0.7"] for line in shown)
-    assert json.loads(command(stack, "judge", "agreement", judge_id, "--grading", made, "--json")) == found
+    assert json.loads(command(stack, "judge", "self-agreement", judge_id, "--grading", made, "--json")) == found
     api.patch(f"/v1/judges/{judge_id}", {"prompt": {"system": "be strict"}})
     assert api.get(path)["overall"]["cells"] == 0  # another revision is another judge
     assert api.get(path, revision=1)["overall"]["cells"] == 2

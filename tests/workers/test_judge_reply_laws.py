@@ -45,6 +45,26 @@ def test_one_slip_of_the_pen_never_turns_a_verdict(text, place, cut, sign):
             assert outcome.status == "parse_error"
 
 
+@given(
+    st.one_of(
+        st.sampled_from([GOOD, BAD]),
+        st.text(max_size=60),
+        st.builds(str.replace, st.just(GOOD), st.just("true"), SIGNS),
+    )
+)
+def test_turning_a_criterion_round_turns_verdicts_and_no_failures(text):
+    """A failure that is a number somewhere turns into another number with the polarity (reference/rubrics.md 5.1 #13)."""
+    good, bad = (
+        read_reply(text, NONCE, [criterion("clear", polarity=polarity)]).outcomes["clear"]
+        for polarity in ("met_is_good", "met_is_bad")
+    )
+    if isinstance(good, Verdict) and isinstance(bad, Verdict):
+        assert good.score + bad.score == 1.0
+    else:
+        assert good == bad  # the same failure, with no score in it
+        assert not hasattr(good, "score")
+
+
 @given(st.text(max_size=30), st.text(max_size=30))
 def test_prose_around_a_reply_changes_nothing_or_is_refused(before, after):
     outcome = read_reply(f"{before}\n{GOOD}\n{after}", NONCE, [CLEAR]).outcomes["clear"]
