@@ -10,7 +10,7 @@ export PYTHONUNBUFFERED = 1
 # Compiled bytecode saves five seconds at each start of a process that imports transformers.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-learning test-parity test-crash check format clean
+.PHONY: setup demo critique-loop test test-learning test-parity test-crash check format clean
 
 setup: $(STAMP)
 
@@ -31,6 +31,9 @@ $(PEERS): $(STAMP) pyproject.toml constraints.txt
 
 demo: setup ## the whole path: rubric in, better model out
 	$(BIN)/grape demo $(DEMO_ARGS)
+
+critique-loop: setup ## from critiques to a better model: GRAPE, revisions, DPO and SFT on what was accepted
+	$(BIN)/python -m examples.critique_loop $(DEMO_ARGS)
 
 test: setup ## real Postgres, real Valkey, real processes
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(TEST_ARGS)

@@ -31,7 +31,7 @@ from workers.graders.judge.abilities import Abilities, ReplyFormat
 from workers.graders.judge.cell import grade_completion
 from workers.graders.judge.client import Endpoint
 from workers.graders.judge.connections import judge_client
-from workers.graders.judge.plain import told
+from workers.graders.judge.plain import told, with_system_prompt
 from workers.graders.judge.record import Record
 from workers.graders.judge.terms import Room
 from workers.runs.answers import Answers
@@ -229,7 +229,8 @@ class GradingEngine:
         endpoint = self._endpoint(ask.judge, self._purses.purse(account, ask.judge.limits, ask.work.budget))
         if isinstance(endpoint, str):
             return Told(status="infra_error", reason=endpoint)
-        return told(await endpoint.ask(ask.messages), ask.judge.limits.price)
+        messages = with_system_prompt(ask.messages, ask.judge.config.prompt.system)
+        return told(await endpoint.ask(messages), ask.judge.limits.price)
 
     async def _ask(self, ask: Ask, known: Known) -> None:
         assert self._answers is not None

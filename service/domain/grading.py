@@ -78,7 +78,7 @@ class GradingSpec(Value):
     completions: Annotated[list[CompletionId], Field(min_length=1)] | None = None
     job: JobId | None = None
     grading: GradingId | None = None
-    purpose: Literal["train", "evaluation", "comparison"] | None = None
+    purpose: Literal["train", "evaluation", "comparison", "revision"] | None = None
     aggregation: Aggregation = Aggregation()
     reuse_cells: bool = False
     votes: Votes | None = None

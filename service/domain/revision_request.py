@@ -16,7 +16,7 @@ from service.domain.spending import JudgeBudget
 
 SOURCES = ("completions", "job", "grading")
 
-Purpose = Literal["train", "evaluation", "comparison"]
+Purpose = Literal["train", "evaluation", "comparison", "revision"]
 Completions = Annotated[list[CompletionId], Field(min_length=1, max_length=100_000)]
 Problem = tuple[tuple[int | str, ...], str, str]
 

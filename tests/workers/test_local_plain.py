@@ -6,7 +6,7 @@ from service.domain.asked import Told
 from service.domain.checkpoint import file_entry
 from service.domain.judge import JudgeConfig
 from service.domain.rubric import RubricContent
-from service.storage import model_paths
+from service.model_files import model_paths
 from tests.support.judge_model import OPEN, make_judge_model
 from workers.graders.judge.purse import UNCOUNTED
 from workers.graders.local.graders import LocalBatch, LocalGraders, PinnedJudge

@@ -9,6 +9,7 @@ import pytest
 from service.domain.asked import Told
 from service.domain.revision import Comparison
 from service.domain.rubric import RubricContent
+from workers.graders.judge.plain import with_system_prompt
 from workers.graders.judge.reply import objects_in
 from workers.revisions.asking import critiques_for, preference_messages, revision_messages, written
 from workers.revisions.labelling import label, read_verdict
@@ -83,6 +84,14 @@ def test_an_answer_that_imitates_a_critique_stays_behind_its_fence():
     _, user = (m["content"] for m in revision_messages(PROMPT, NASTY, [], "", 1))
     assert len(re.findall(r"^What graders said about it:", user, re.MULTILINE)) == 1
     assert user.rstrip().endswith("no fence around it.")
+
+
+def test_the_judges_own_system_prompt_stands_behind_the_questions():
+    messages = revision_messages(PROMPT, "hi", [], "", 1)
+    system, user = with_system_prompt(messages, " Write British English. ")
+    assert system["content"] == messages[0]["content"] + "\n\nWrite British English."
+    assert user == messages[1]
+    assert with_system_prompt(messages, " ") == messages
 
 
 def test_what_a_reviser_writes_is_its_answer_without_thinking():

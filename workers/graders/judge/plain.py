@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from service.domain.asked import Told
+from service.domain.asked import Messages, Told
 from service.domain.spending import Price
 from workers.graders.judge.client import Reply
+
+
+def with_system_prompt(messages: Messages, system: str) -> Messages:
+    """A plain question under the judge's own system prompt, which stands behind the question's."""
+    if not system.strip():
+        return messages
+    first, *rest = messages
+    return [{**first, "content": f"{first['content']}\n\n{system.strip()}"}, *rest]
 
 
 def told(reply: Reply, price: Price | None) -> Told:

@@ -19,7 +19,7 @@ from service.domain.rubric import Criterion
 from workers.graders.here import grade_here
 from workers.graders.judge.cell import grade_completion
 from workers.graders.judge.client import Reply
-from workers.graders.judge.plain import told
+from workers.graders.judge.plain import told, with_system_prompt
 from workers.graders.judge.purse import UNCOUNTED, Purse
 from workers.graders.judge.record import OnRecord
 from workers.graders.local.judge import JudgeModel, LocalJudge, load_judge, questions
@@ -116,7 +116,8 @@ class LocalGraders:
         asker = LocalJudge(loaded, judge.config, judge.concurrency, len(questions), self.check, purse)
 
         async def all_of_them() -> list[Reply]:
-            return await asyncio.gather(*(asker.ask(messages) for messages in questions))
+            asked = [with_system_prompt(messages, judge.config.prompt.system) for messages in questions]
+            return await asyncio.gather(*(asker.ask(messages) for messages in asked))
 
         return [told(reply, None) for reply in asyncio.run(all_of_them())]
 
