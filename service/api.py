@@ -24,6 +24,7 @@ from service.models.endpoints import models
 from service.projects.endpoints import projects
 from service.revisions.endpoints import revisions
 from service.rubrics.endpoints import rubrics
+from service.rubrics.endpoints_drafts import rubric_drafts
 from service.rubrics.endpoints_formats import rubric_formats
 from service.telemetry import telemetry
 
@@ -32,6 +33,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     telemetry,
     projects,
     rubric_formats,
+    rubric_drafts,
     rubrics,
     judges,
     judge_agreement,

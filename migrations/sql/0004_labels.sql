@@ -88,3 +88,23 @@ ALTER TABLE cells ADD COLUMN stated_confidence double precision, ADD COLUMN cali
 CREATE INDEX completions_source ON completions (source_id) WHERE source_id IS NOT NULL;
 CREATE TRIGGER keep_calibrations BEFORE UPDATE OR DELETE ON calibrations
     FOR EACH ROW EXECUTE FUNCTION grape_refuse_change();
+
+-- Criteria that a model drafts are asked for, and checked, like everything else that judges are asked.
+ALTER TABLE gradings DROP CONSTRAINT gradings_purpose_check;
+ALTER TABLE gradings ADD CONSTRAINT gradings_purpose_check
+    CHECK (purpose IN ('grading', 'try', 'revision', 'labelling', 'drafting'));
+CREATE INDEX gradings_drafts_page ON gradings (project_id, (source ->> 'rubric'), id) WHERE purpose = 'drafting';
+
+-- Which drafts have become criteria: a request that has ended never changes.
+CREATE TABLE accepted_drafts (
+    request_id text NOT NULL REFERENCES gradings (id) ON DELETE CASCADE,
+    draft text NOT NULL,
+    rubric_id text NOT NULL REFERENCES rubrics (id),
+    version integer NOT NULL,
+    criterion text NOT NULL,
+    project_id text NOT NULL REFERENCES projects (id),
+    override text,
+    key_id text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (request_id, draft, version)
+);

@@ -1,3 +1,8 @@
+DROP TABLE accepted_drafts;
+DROP INDEX gradings_drafts_page;
+DELETE FROM gradings WHERE purpose = 'drafting';
+ALTER TABLE gradings DROP CONSTRAINT gradings_purpose_check;
+ALTER TABLE gradings ADD CONSTRAINT gradings_purpose_check CHECK (purpose IN ('grading', 'try', 'revision', 'labelling'));
 DROP INDEX completions_source;
 ALTER TABLE cells DROP COLUMN stated_confidence, DROP COLUMN calibration_id, DROP COLUMN calibration_version;
 DROP TABLE calibrations;

@@ -21,6 +21,7 @@ PREFIXES = {
     "critique": "crt",
     "label": "lbl",
     "calibration": "cal",
+    "draft": "drf",
     "checkpoint": "ckpt",
     "event": "evt",
     "group": "grp",

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from service.config import Settings
 from service.queue import Bell
+from workers.drafting.run import Drafting
 from workers.gradings.grade import Grader
 from workers.gradings.results import Answer, StoredResults
 from workers.gradings.reuse import Regrader
@@ -162,6 +163,9 @@ class GradingRunner:
             regrader = Regrader(held, Rubrics(held), check)
             regrader.run()
             held.succeed(regrader.summary.as_json())
+            return
+        if held.grading.purpose == "drafting":
+            Drafting(held, check, self.bell.listen(channel(held.id)), self.asked).run()
             return
         if held.grading.purpose in ("revision", "labelling"):
             kind = Revising if held.grading.purpose == "revision" else Labelling

@@ -127,9 +127,9 @@ LANES: dict[str, ColumnElement[bool]] = {
     "try": Grading.purpose == "try",
     "reuse": and_(Grading.purpose == "grading", Grading.reuse_cells),
     "grade": and_(Grading.purpose == "grading", ~Grading.reuse_cells),
-    "revise": Grading.purpose.in_(("revision", "labelling")),
+    "revise": Grading.purpose.in_(("revision", "labelling", "drafting")),
 }
-"""Gradings that never stand behind each other: a person waits, nobody is asked, judges are asked, revisers are asked."""
+"""Gradings that never stand behind each other: a person waits, nobody is asked, judges are asked, revisers and drafters are asked."""
 
 
 def claim(worker_id: str, lease_s: float, lane: str, *, lapsed: bool) -> Executable:

@@ -16,13 +16,14 @@ from service.db.tables.judges import (
     JudgeRevision,
     JudgeSpending,
 )
-from service.db.tables.labels import Calibration, Critique, CritiqueRating, HiddenCritique, Label
+from service.db.tables.labels import AcceptedDraft, Calibration, Critique, CritiqueRating, HiddenCritique, Label
 from service.db.tables.models import Model
 from service.db.tables.projects import ApiKey, IdempotencyKey, Project
 from service.db.tables.revisions import RevisionResult
 from service.db.tables.rubrics import Rubric, RubricAlias, RubricVersion
 
 __all__ = [
+    "AcceptedDraft",
     "ApiKey",
     "Attempt",
     "Base",

@@ -1,8 +1,8 @@
-"""What people say of completions, and calibrations of judges by it."""
+"""What people say of completions, calibrations of judges by it, and drafts of criteria that they have accepted."""
 
 from __future__ import annotations
 
-from sqlalchemy import SmallInteger
+from sqlalchemy import ForeignKey, SmallInteger
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.db.tables.base import Base, Created, Double, Id, Json, Moment, ProjectId
@@ -98,4 +98,20 @@ class Calibration(Base):
     curves: Mapped[Json]
     report: Mapped[Json]
     author: Mapped[str]
+    created_at: Mapped[Created]
+
+
+class AcceptedDraft(Base):
+    """A draft that has become a criterion of a rubric's version."""
+
+    __tablename__ = "accepted_drafts"
+
+    request_id: Mapped[str] = mapped_column(ForeignKey("gradings.id", ondelete="CASCADE"), primary_key=True)
+    draft: Mapped[str] = mapped_column(primary_key=True)
+    rubric_id: Mapped[str] = mapped_column(ForeignKey("rubrics.id"))
+    version: Mapped[int] = mapped_column(primary_key=True)
+    criterion: Mapped[str]
+    project_id: Mapped[ProjectId]
+    override: Mapped[str | None]
+    key_id: Mapped[str]
     created_at: Mapped[Created]
