@@ -26,16 +26,25 @@ SIMILAR = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Sequences that are attended together: `own[s, t]` and `before[s, t]` are places in the row.
+    """Sequences that are attended together: `own[s, t]` are places in the row, `kept` those of them that are there, in order.
 
-    Padding repeats a place that is there; `real` says which of `own` count. `mask` is over `before` and `own`; without prompts
-    there is none, and attention is causal.
+    Padding repeats a place that is there. `owner` has each sequence's prompt as its place among the row's `Prompts`, of whose columns
+    `width` are looked at; `mask` is over those and `own`. Without prompts there is neither, and attention is causal.
     """
 
-    own: Int[Tensor, "sequences width"]
-    real: Bool[Tensor, "sequences width"]
-    before: Int[Tensor, "sequences prompt"] | None
-    mask: Bool[Tensor, "sequences one width keys"] | None
+    own: Int[Tensor, "sequences columns"]
+    kept: Int[Tensor, " real"]
+    owner: Int[Tensor, " sequences"] | None = None
+    width: int = 0
+    mask: Bool[Tensor, "sequences one columns keys"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """All prompts of a row, in its order, as one padded block; `kept` are the entries that are there."""
+
+    places: Int[Tensor, "prompts columns"]
+    kept: Int[Tensor, " real"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,7 @@ class Ragged:
     ids: Int[Tensor, "one row"]
     positions: Int[Tensor, "one row"]
     buckets: list[Bucket]
+    prompts: Prompts | None
     prompt_ends: list[int]
     starts: list[int]
 
@@ -67,10 +77,14 @@ def layout(
         return start
 
     prompt_starts = [0] * len(prompts_P_T)
+    order: list[int] = []
     for rows in _similar([len(tokens) for tokens in prompts_P_T]):
         for p in rows:
             prompt_starts[p] = place(prompts_P_T[p], 0)
+        order.extend(rows)
         buckets.append(_bucket([(prompt_starts[p], len(prompts_P_T[p])) for p in rows], None, device))
+    ranks = {p: k for k, p in enumerate(order)}
+    prompts = _prompts([(prompt_starts[p], len(prompts_P_T[p])) for p in order], device) if order else None
     starts = [0] * len(tokens_B_T)
     for rows in _similar([len(tokens) for tokens in tokens_B_T]):
         spans, before = [], []
@@ -79,12 +93,13 @@ def layout(
             first = len(prompts_P_T[prompt]) if prompt >= 0 else 0
             starts[b] = place(tokens_B_T[b], first)
             spans.append((starts[b], len(tokens_B_T[b])))
-            before.append((prompt_starts[prompt] if prompt >= 0 else 0, first))
+            before.append((ranks[prompt] if prompt >= 0 else 0, first))
         buckets.append(_bucket(spans, before if prompts_P_T else None, device))
     return Ragged(
         torch.tensor([ids], device=device),
         torch.tensor([positions], device=device),
         buckets,
+        prompts,
         [start + len(tokens) - 1 for start, tokens in zip(prompt_starts, prompts_P_T, strict=True)],
         starts,
     )
@@ -118,44 +133,91 @@ def _places(spans: Sequence[tuple[int, int]], device: torch.device) -> tuple[Ten
     return starts + torch.minimum(columns, (lengths - 1).clamp(min=0)), columns < lengths
 
 
+def _kept(real: Bool[Tensor, "sequences columns"]) -> Int[Tensor, " real"]:
+    return real.reshape(-1).nonzero().squeeze(1)
+
+
+def _prompts(spans: Sequence[tuple[int, int]], device: torch.device) -> Prompts:
+    places, real = _places(spans, device)
+    return Prompts(places, _kept(real))
+
+
 def _bucket(spans: Sequence[tuple[int, int]], before: Sequence[tuple[int, int]] | None, device: torch.device) -> Bucket:
     own, real = _places(spans, device)
     if before is None:
-        return Bucket(own, real, None, None)
-    prompt, known = _places(before, device)
-    width = own.shape[1]
-    causal = torch.ones((width, width), dtype=torch.bool, device=device).tril()
+        return Bucket(own, _kept(real))
+    owner = torch.tensor([prompt for prompt, _ in before], device=device)
+    lengths = torch.tensor([length for _, length in before], device=device).unsqueeze(1)
+    most = max(length for _, length in before)
+    known = torch.arange(most, device=device) < lengths
+    columns = own.shape[1]
+    causal = torch.ones((columns, columns), dtype=torch.bool, device=device).tril()
     same = bool(known.all())  # one mask for all
     known = known[:1] if same else known
-    mask = torch.cat([known.unsqueeze(1).expand(-1, width, -1), causal.expand(len(known), -1, -1)], dim=-1)
-    return Bucket(own, real, prompt, mask.unsqueeze(1))
+    mask = torch.cat([known.unsqueeze(1).expand(-1, columns, -1), causal.expand(len(known), -1, -1)], dim=-1)
+    return Bucket(own, _kept(real), owner, most, mask.unsqueeze(1))
+
+
+class _Spread(torch.autograd.Function):
+    """(1, heads, row, size) as one (sequences, columns, heads, size) per bucket and, if asked for, one for the prompts.
+
+    The plain gather's gradient would be added up place by place. Here each place of the row stands in one bucket, and gradients at
+    padding are zero (nothing real looks at it), so the buckets' gradients in the order of the row are the row's.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, row: Ragged, with_prompts: bool) -> tuple[Tensor, ...]:
+        ctx.row, ctx.with_prompts = row, with_prompts
+        heads = states[0].transpose(0, 1)
+        blocks = [bucket.own for bucket in row.buckets]
+        if with_prompts and row.prompts is not None:
+            blocks.append(row.prompts.places)
+        return tuple(heads.index_select(0, b.reshape(-1)).view(*b.shape, *heads.shape[1:]) for b in blocks)
+
+    @staticmethod
+    def backward(ctx: Any, *told: Tensor) -> tuple[Tensor | None, ...]:
+        row: Ragged = ctx.row
+        found = torch.cat([_rows(of, b.kept) for of, b in zip(told, row.buckets, strict=False)])
+        if ctx.with_prompts and row.prompts is not None:
+            of_prompts = _rows(told[-1], row.prompts.kept)
+            found = torch.cat([found[: len(of_prompts)] + of_prompts, found[len(of_prompts) :]])
+        return found.transpose(0, 1).unsqueeze(0), None, None
+
+
+def _rows(block: Tensor, kept: Tensor) -> Tensor:
+    """(sequences, columns, …) without its padding, flat."""
+    flat = block.reshape(-1, *block.shape[2:])
+    return flat if len(flat) == len(kept) else flat.index_select(0, kept)
 
 
 def _attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, scaling: float | None = None, **kwargs: Any
 ) -> tuple[Float[Tensor, "one row heads size"], None]:
     """The attention of a whole row; the order of the buckets is the order of the row."""
+    row: Ragged = kwargs["ragged_row"]
     groups = query.shape[1] // key.shape[1]
+    queries = _Spread.apply(query, row, False)
+    keys, values = _Spread.apply(key, row, True), _Spread.apply(value, row, True)
     found = []
-    for bucket in kwargs["ragged_buckets"]:
-        keys = bucket.own if bucket.before is None else torch.cat([bucket.before, bucket.own], dim=1)
+    for k, bucket in enumerate(row.buckets):
         out = scaled_dot_product_attention(
-            _taken(query, bucket.own, 1),
-            _taken(key, keys, groups),
-            _taken(value, keys, groups),
+            queries[k].transpose(1, 2),
+            _seen(keys[k], keys[-1], bucket, groups),
+            _seen(values[k], values[-1], bucket, groups),
             attn_mask=bucket.mask,
             is_causal=bucket.mask is None,
             scale=scaling,
         )
-        found.append(out.transpose(1, 2)[bucket.real])
+        found.append(_rows(out.transpose(1, 2), bucket.kept))
     return torch.cat(found).unsqueeze(0), None
 
 
-def _taken(states: Tensor, places: Tensor, repeats: int) -> Tensor:
-    """(1, heads, row, size) at places (sequences, width) as (sequences, heads·repeats, width, size)."""
-    heads = states[0].transpose(0, 1).index_select(0, places.reshape(-1))
-    taken = heads.view(*places.shape, *heads.shape[1:]).transpose(1, 2)
-    return taken if repeats == 1 else taken.repeat_interleave(repeats, dim=1)
+def _seen(own: Tensor, prompts: Tensor, bucket: Bucket, repeats: int) -> Tensor:
+    """What a bucket's sequences look at: their prompts and themselves, as (sequences, heads·repeats, keys, size)."""
+    if bucket.owner is not None:
+        own = torch.cat([prompts[:, : bucket.width].index_select(0, bucket.owner), own], dim=1)
+    own = own.transpose(1, 2)
+    return own if repeats == 1 else own.repeat_interleave(repeats, dim=1)
 
 
 def run(model: Any, row: Ragged, **options: Any) -> Any:
@@ -166,7 +228,7 @@ def run(model: Any, row: Ragged, **options: Any) -> Any:
             attention_mask=row.ids.new_ones((1, 1, 1, 1), dtype=torch.bool),  # 4D: taken as it is, and not looked at
             position_ids=row.positions,
             use_cache=False,
-            ragged_buckets=row.buckets,
+            ragged_row=row,
             **options,
         )
 
