@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from examples.demo import Demo
 from examples.outcome import SAMPLES
 from examples.stack import ExampleFailed, scripted_judge, scripted_reviser, service_for
 from service.cli.revisions import follow
 from service.client import ApiError, Corrupt, GrapeClient, Unreachable, default_folder
+
+LINE = "  {:<26}{:>8}{:>8}{:>12}{:>20}{:>18}"
 
 
 @dataclass(slots=True)
@@ -78,7 +79,8 @@ class Loop:
             print_line(self.demo, f"  {summary['published'][kind]} {kind} ({request[kind]})")
         rows = list(self.api.get(f"/v1/revisions/{request['id']}/results", limit=100)["data"])
         for accepted in (True, False):
-            self.show(next((row for row in rows if row["accepted"] is accepted and row["better"]), None))
+            graded = (row for row in rows if row["accepted"] is accepted and row["difference"] is not None)
+            self.show(next(graded, None))
         return request
 
     def show(self, result: dict[str, Any] | None) -> None:
@@ -140,15 +142,14 @@ class Loop:
         demo, summary = self.demo, revision["summary"]
         reasons = ", ".join(f"{count} {reason}" for reason, count in summary["rejected"].items()) or "none"
         print_line(demo, f"\n  {summary['accepted']} of {summary['pairs']} revisions accepted; rejected: {reasons}")
-        table = Table(title="Held-out prompts, sampled", title_justify="left", box=None)
-        for column in ("", "plain reward", "start", "difference", "95 % interval", "audit"):
-            table.add_column(column, justify="left" if not column else "right", no_wrap=True)
+        print_line(demo, "\n  Held-out prompts, sampled: plain reward, and the audit that nothing is trained on")
+        print_line(demo, LINE.format("", "start", "after", "difference", "95 % interval", "audit"), style="bold")
         for name, overall in found.items():
             plain, audit = overall["plain_reward"], overall["criteria"]["one_room"]
+            numbers = (f"{plain['compare_to']:.3f}", f"{plain['policy']:.3f}", f"{plain['difference']:+.3f}")
             interval = f"{plain['low']:+.3f} to {plain['high']:+.3f}"
-            numbers = (f"{plain['policy']:.3f}", f"{plain['compare_to']:.3f}", f"{plain['difference']:+.3f}", interval)
-            table.add_row(name, *numbers, f"{audit['compare_to']:.3f} → {audit['policy']:.3f}")
-        demo.console.print(table)
+            audits = f"{audit['compare_to']:.3f} → {audit['policy']:.3f}"
+            print_line(demo, LINE.format(name, *numbers, interval, audits))
         seconds = time.monotonic() - demo.started
         report = {"seconds": round(seconds, 1), "revision": summary, "against_start": found, "jobs": demo.jobs,
                   "seed": demo.options.seed, "scripted": {"judge": demo.scripted, "reviser": demo.options.reviser_url is None}}  # fmt: skip
