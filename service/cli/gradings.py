@@ -35,7 +35,7 @@ GRADING = ("id", "status", "status_reason", "rubric", "source", "reuse_cells", "
            "summary")  # fmt: skip
 
 
-def _lines(path: Path) -> list[Any]:
+def read_lines(path: Path) -> list[Any]:
     """An NDJSON file, or a list in a JSON or YAML file."""
     if path.suffix in (".ndjson", ".jsonl"):
         try:
@@ -46,7 +46,7 @@ def _lines(path: Path) -> list[Any]:
             stop(f"{path} is not NDJSON, one JSON object per line: {error}", USAGE)
     found = read_file(path)
     if not isinstance(found, list):
-        stop(f"{path} holds no list of texts", USAGE)
+        stop(f"{path} holds no list", USAGE)
     return found
 
 
@@ -102,7 +102,7 @@ def create(
         limits = {"judge_calls": judge_calls, "judge_cost_usd": judge_cost_usd}
         given: dict[str, Any] = {
             "rubric": _rubrics(rubric, version) if rubric else None,
-            "texts": _lines(texts) if texts else None,
+            "texts": read_lines(texts) if texts else None,
             "dataset": dataset,
             "completions": completion,
             "job": job,

@@ -7,7 +7,19 @@ import sys
 import click
 import typer
 
-from service.cli import authoring, completions, data, gradings, jobs, judging, local, revisions, rubric_files
+from service.cli import (
+    authoring,
+    completions,
+    data,
+    drafts,
+    gradings,
+    jobs,
+    judging,
+    local,
+    people,
+    revisions,
+    rubric_files,
+)
 from service.cli.common import REFUSED, UNREACHABLE, err
 from service.client import ApiError, Corrupt, Unreachable
 
@@ -26,6 +38,13 @@ app.add_typer(authoring.keys, name="key")
 app.add_typer(rubric_files.rubrics, name="rubric")
 authoring.judges.command("self-agreement")(judging.self_agreement)
 authoring.rubrics.command("probe")(judging.probe)
+authoring.judges.command("calibrate")(people.calibrate)
+authoring.judges.command("calibrations")(people.calibrations)
+authoring.judges.command("agreement")(people.agreement)
+authoring.rubrics.command("draft")(drafts.draft)
+authoring.rubrics.command("drafts")(drafts.drafts)
+authoring.rubrics.command("accept")(drafts.accept)
+authoring.rubrics.command("diagnostics")(people.diagnostics)
 app.add_typer(authoring.judges, name="judge")
 app.add_typer(data.models, name="model")
 app.add_typer(data.datasets, name="dataset")
@@ -33,6 +52,8 @@ app.add_typer(jobs.jobs, name="job")
 app.add_typer(gradings.gradings, name="grading")
 app.add_typer(revisions.revisions, name="revision")
 app.add_typer(revisions.labels, name="pair-label")
+app.add_typer(people.labels, name="label")
+app.add_typer(people.critiques, name="critique")
 app.add_typer(completions.completions, name="completion")
 app.add_typer(jobs.checkpoints, name="checkpoint")
 
