@@ -24,6 +24,12 @@ def _http_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def origin(url: str) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port: who is spoken to."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
 Url = Annotated[str, StringConstraints(max_length=2000, strip_whitespace=True), AfterValidator(_http_url)]
 
 

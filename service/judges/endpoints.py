@@ -13,7 +13,7 @@ from service.db.queries.jobs import now
 from service.db.tables import Judge, JudgeRevision
 from service.deps import CallerDep, Listing, PageDep, ServicesDep, SessionDep, check_if_match
 from service.domain.ids import new_id
-from service.domain.judge import JudgeConfig, JudgeLimits
+from service.domain.judge import JudgeConfig, JudgeLimits, origin
 from service.errors import Invalid, NotFound
 from service.judges.ability import require_able
 from service.judges.schemas import OF_REVISION, JudgeIn, JudgeOut, JudgePatch, RevisionOut, head_etag, refuse_limits
@@ -119,8 +119,10 @@ async def patch_judge(
         if "api_key" in body.endpoint.model_fields_set:
             secret = body.endpoint.api_key
             judge.secret = services.vault.seal(secret.get_secret_value(), judge.id) if secret else None
-        changes = body.endpoint.model_dump(include={"base_url", "model"}, exclude_none=True)
-        config["endpoint"] = {**config["endpoint"], **changes}
+        elif judge.secret is not None:
+            _key_stays_where_it_belongs(body, config["endpoint"]["base_url"])
+        place = body.endpoint.model_dump(include={"base_url", "model"}, exclude_none=True)
+        config["endpoint"] = {**config["endpoint"], **place}
     if body.prompt is not None:
         config["prompt"] = {**config["prompt"], **body.prompt.model_dump(exclude_unset=True)}
     told = body.model_dump(mode="json", include=set(OF_REVISION) - {"prompt"})
@@ -138,6 +140,14 @@ async def patch_judge(
     row, revision = await _find(session, caller, judge_id)
     response.headers["ETag"] = head_etag(row)
     return JudgeOut.of(row, revision)
+
+
+def _key_stays_where_it_belongs(body: JudgePatch, before: str) -> None:
+    """A stored key is never sent to another host: whoever may change judges could read it there."""
+    assert body.endpoint is not None
+    if body.endpoint.base_url is not None and origin(body.endpoint.base_url) != origin(before):
+        message = f"the stored key belongs to {before}, and this is another address: give its own api_key, or null if it needs none"
+        raise Invalid.at("/endpoint/api_key", "missing", message)
 
 
 async def _stays_where_it_is(session: SessionDep, caller: CallerDep, body: JudgePatch, config: dict[str, Any]) -> None:

@@ -111,6 +111,26 @@ def test_so_is_a_criterion(api, criterion, fault):
     ]
 
 
+def test_a_stored_key_is_never_sent_to_another_host(api):
+    """Who may change judges, but not read keys, would have it there."""
+    judge = create(api, endpoint={**ENDPOINT, "api_key": "sk-1"})
+    path = f"/v1/judges/{judge['id']}"
+    for address in ("http://elsewhere.example/v1", "http://127.0.0.1:2/v1", "https://127.0.0.1:1/v1"):
+        assert refused(lambda address=address: api.patch(path, {"endpoint": {"base_url": address}})) == [
+            ("/endpoint/api_key", "missing")
+        ]
+    assert api.get(path) == judge
+    same = api.patch(path, {"endpoint": {"base_url": "http://127.0.0.1:1/v2", "model": "n"}})
+    assert (same["has_api_key"], same["endpoint"]["base_url"]) == (True, "http://127.0.0.1:1/v2")
+    without = api.patch(path, {"endpoint": {"base_url": "http://elsewhere.example/v1", "api_key": None}})
+    assert not without["has_api_key"]
+    assert (
+        api.patch(path, {"endpoint": {"base_url": "http://127.0.0.1:1/v1"}})["revision"] == 4
+    )  # there is none to lose
+    moved = api.patch(path, {"endpoint": {"base_url": "http://other.example/v1", "api_key": "sk-2"}})
+    assert moved["has_api_key"]
+
+
 PRICE = {"input_per_mtok": 0.4, "output_per_mtok": 1.6}
 
 

@@ -1,9 +1,12 @@
 """What a worker learns about an endpoint by asking: every refusal that names its parameter, and silence about log-probabilities."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from service.db.queries import judges as judge_queries
+from service.db.queries.abilities import outdated
 from service.db.tables import EndpointAbilities
 from service.pins import facts_in
 from tests.support.asking import criterion, grade
@@ -75,6 +78,19 @@ def test_an_endpoint_that_never_gives_log_probabilities_is_known_after_a_few_que
     assert "logprobs" not in facts
     facts, _ = learned(cluster, database, database_name, judge, texts=ENOUGH, config=LOGPROB, cache=False)
     assert facts["logprobs"] is False
+
+
+def test_what_was_learned_long_ago_counts_no_more(database):
+    make_project(database)
+    place = {"project_id": PROJECT, "base_url": "http://h/v1", "model": "m", "learned": {"seed": False}}
+    judge_id = make_judge(database, "http://h/v1")
+    for age, left in ((1, {"seed": "learned"}), (8, {})):
+        with database.transaction() as session:
+            session.execute(delete(EndpointAbilities))
+            session.add(EndpointAbilities(**place, updated_at=datetime.now(UTC) - timedelta(days=age)))
+        with database.transaction() as session:
+            assert facts_in(session.execute(judge_queries.facts({judge_id: 1})))[judge_id].lacks == left
+            assert session.execute(outdated()).rowcount == (age > 7)
 
 
 def test_log_probabilities_that_come_are_known_at_once():

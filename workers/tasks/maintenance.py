@@ -5,6 +5,7 @@ from __future__ import annotations
 from celery import shared_task
 from sqlalchemy import delete, text
 
+from service.db.queries.abilities import outdated
 from service.db.queries.cell_work import old_cells
 from service.db.queries.cells import of_finished_jobs
 from service.db.queries.endpoints import forgotten
@@ -31,6 +32,7 @@ def housekeeping() -> None:
         session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now() - seconds(IDEMPOTENCY_S)))
         session.execute(of_finished_jobs())
         session.execute(forgotten(ENDPOINT_S))
+        session.execute(outdated())
         session.execute(of_tries_that_are_gone(TRY_S))
         session.execute(old_cells(context().settings.grading.cache_days))
         session.execute(old_replies(context().settings.grading.replies_days))

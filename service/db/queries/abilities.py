@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, select, text
+from sqlalchemy import ColumnElement, Delete, Select, and_, delete, select, text
 from sqlalchemy.orm import InstrumentedAttribute, with_expression
 from sqlalchemy.sql.base import ExecutableOption
 
@@ -42,6 +42,11 @@ def with_learned(learned: InstrumentedAttribute[Any]) -> ExecutableOption:
     """Fill `learned` in a query that has the judge's revision."""
     found = select(EndpointAbilities.learned).where(of_revision())
     return with_expression(learned, found.correlate(JudgeRevision).scalar_subquery())
+
+
+def outdated() -> Delete:
+    """What was learned so long ago that it counts no more."""
+    return delete(EndpointAbilities).where(~_lately())
 
 
 LEARN = text(
