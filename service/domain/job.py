@@ -96,7 +96,7 @@ class TrainingSpec(Value):
 
     `on_nonfinite` and `on_empty_batch` say what a step does whose loss or gradient is not finite, or in which no token counts: it
     stops the job, or it is skipped, which changes no weight and no moment, and is told in the events. Ten such steps in a row
-    always stop it.
+    always stop it. `microbatch_tokens`: a step is worked through in pieces of at most so many tokens; absent: what suits the device.
     """
 
     steps: Steps | None = None
@@ -111,7 +111,7 @@ class TrainingSpec(Value):
     on_empty_batch: Literal["skip", "stop"] = "skip"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    microbatch_tokens: Annotated[int, Field(ge=64, le=10_000_000)] = 16_384
+    microbatch_tokens: Annotated[int, Field(ge=64, le=10_000_000)] | None = None
 
 
 class EvaluationSpec(Value):

@@ -85,18 +85,19 @@ def test_25_shifted_twice_or_out_of_order(tiny_folder, load, monkeypatch):
 
 
 def spoil_padding(monkeypatch, policy):
-    """Logits of padded columns become NaN, as a kernel may leave them."""
-    inner = policy.model.forward
+    """The last states of padded columns become NaN, as a kernel may leave them, and with them their logits."""
+    backbone = policy.model.model
+    inner = backbone.forward
 
     def spoilt(*args, **kwargs):
         out = inner(*args, **kwargs)
         mask = kwargs.get("attention_mask")
-        if mask is not None and not kwargs.get("logits_to_keep"):
-            pads = mask[:, -out.logits.shape[1] :] == 0
-            out.logits = out.logits.masked_fill(pads.unsqueeze(-1), float("nan"))
+        if mask is not None:
+            pads = mask[:, -out.last_hidden_state.shape[1] :] == 0
+            out.last_hidden_state = out.last_hidden_state.masked_fill(pads.unsqueeze(-1), float("nan"))
         return out
 
-    monkeypatch.setattr(policy.model, "forward", spoilt)
+    monkeypatch.setattr(backbone, "forward", spoilt)
 
 
 def padding_may_say_anything(policy, loss):

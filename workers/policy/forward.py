@@ -17,6 +17,7 @@ from torch import Tensor
 
 from workers.losses.logprobs import token_entropy, token_logprobs, wide
 from workers.policy import ragged
+from workers.policy.output import OutputLayer, output_layer
 from workers.types import FlatDistributions, FlatLogprobs, PolicyBatch, PreferenceBatch
 
 
@@ -56,9 +57,12 @@ def prefill(model: Any, prompts: Sequence[Sequence[int]], pad: int, device: torc
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What the model says where some completion tokens are chosen; `place[k]` is the token's index in the flat order."""
+    """What the model says where some completion tokens are chosen; `place[k]` is the token's index in the flat order.
 
-    logits: Float[Tensor, "some vocab"]
+    It has logits, or the states that the output layer reads, or both.
+    """
+
+    logits: Float[Tensor, "some vocab"] | None
     tokens: Int[Tensor, " some"]
     place: Int[Tensor, " some"]
     states: Float[Tensor, "some hidden"] | None
@@ -74,24 +78,20 @@ def completion_chunks(
     device: torch.device,
     states: bool = False,
 ) -> list[Chunk]:
-    """Each prompt run once for all of its completions: one chunk, or one for the first tokens and one for all others."""
+    """Each prompt run once for all of its completions: one chunk, or one for the first tokens and one for all others.
+
+    `model` is a language model, or a transformer without its output layer, which gives states alone.
+    """
     if ragged.takes_ragged(model):
         return [_whole_chunk(model, prompts_P_T, tokens_B_T, prompt_of_B, device=device, states=states)]
     owner = torch.tensor(prompt_of_B, dtype=torch.long, device=device)
     ids, prompt_mask = pad_left(prompts_P_T, pad, device)
-    prompt = model(
-        input_ids=ids,
-        attention_mask=prompt_mask,
-        position_ids=positions(prompt_mask),
-        use_cache=True,
-        logits_to_keep=1,
-        output_hidden_states=states,
-    )
+    asked: dict[str, Any] = {"use_cache": True, "output_hidden_states": states}
+    prompt = model(input_ids=ids, attention_mask=prompt_mask, position_ids=positions(prompt_mask), **asked)
     tokens, mask = pad_right(tokens_B_T, pad, device)
     lengths = mask.sum(-1)
     starts = lengths.cumsum(0) - lengths
-    last = prompt.hidden_states[-1][owner, -1] if states else None
-    chunks = [Chunk(prompt.logits[owner, -1], tokens[:, 0], starts, last)]
+    chunks = [_chunk(prompt, (owner, -1), tokens[:, 0], starts, states=states)]
     if tokens.shape[1] > 1:
         cache = prompt.past_key_values
         cache.batch_select_indices(owner)
@@ -103,14 +103,19 @@ def completion_chunks(
             attention_mask=torch.cat([before, given_mask], dim=1),
             position_ids=before.sum(-1, keepdim=True) + columns,
             past_key_values=cache,
-            use_cache=True,
-            output_hidden_states=states,
+            **asked,
         )
         wanted = mask[:, 1:].bool()
         places = (starts.unsqueeze(1) + 1 + columns)[wanted]
-        hidden = out.hidden_states[-1][wanted] if states else None
-        chunks.append(Chunk(out.logits[wanted], tokens[:, 1:][wanted], places, hidden))
+        chunks.append(_chunk(out, wanted, tokens[:, 1:][wanted], places, states=states))
     return chunks
+
+
+def _chunk(out: Any, where: Any, tokens: Tensor, place: Tensor, *, states: bool) -> Chunk:
+    """The rows `where` of what a model has said; one without an output layer has said its last states."""
+    if not hasattr(out, "logits"):
+        return Chunk(None, tokens, place, out.last_hidden_state[where])
+    return Chunk(out.logits[where], tokens, place, out.hidden_states[-1][where] if states else None)
 
 
 def _whole_chunk(
@@ -126,10 +131,12 @@ def _whole_chunk(
     row = ragged.layout(prompts_P_T, [tokens[:-1] for tokens in tokens_B_T], prompt_of_B, device)
     lengths = [len(tokens) for tokens in tokens_B_T]
     places = torch.tensor(ragged.places_before(row, lengths, prompt_of_B), device=device)
-    out = ragged.run(model, row, logits_to_keep=places, output_hidden_states=states)
     tokens = torch.tensor([token for tokens in tokens_B_T for token in tokens], device=device)
-    hidden = out.hidden_states[-1][0, places] if states else None
-    return Chunk(out.logits[0], tokens, torch.arange(len(places), device=device), hidden)
+    in_place = torch.arange(len(places), device=device)
+    if not hasattr(model, "get_output_embeddings") or model.get_output_embeddings() is None:
+        return Chunk(None, tokens, in_place, ragged.run(model, row).last_hidden_state[0, places])
+    out = ragged.run(model, row, logits_to_keep=places, output_hidden_states=states)
+    return Chunk(out.logits[0], tokens, in_place, out.hidden_states[-1][0, places] if states else None)
 
 
 def in_order(chunks: Sequence[Chunk], read: Callable[[Chunk], Tensor]) -> Tensor:
@@ -150,8 +157,9 @@ def policy_logprobs(
     value: Callable[[Tensor], Tensor] | None = None,
 ) -> FlatLogprobs:
     """log π (its entropy, a value of the state) at every completion token, at the batch's temperature, flat."""
+    layer = output_layer(model)
     chunks = completion_chunks(
-        model,
+        layer.backbone if layer is not None else model,
         batch.prompts_P_T,
         batch.tokens_B_T,
         batch.prompt_of_B,
@@ -160,31 +168,53 @@ def policy_logprobs(
         states=value is not None,
     )
     lengths = [len(row) for row in batch.tokens_B_T]
+    said = in_order(chunks, lambda c: _said(layer, c, batch.temperature, entropy=entropy))
     return FlatLogprobs(
-        in_order(chunks, lambda c: token_logprobs(c.logits, c.tokens, batch.temperature)),
+        said[:, 0],
         _owners(lengths, device),
         lengths,
-        in_order(chunks, lambda c: token_entropy(c.logits, batch.temperature)) if entropy else None,
+        said[:, 1] if entropy else None,
         in_order(chunks, lambda c: value(c.states)) if value is not None else None,  # type: ignore[arg-type]
     )
+
+
+def _said(
+    layer: OutputLayer | None, chunk: Chunk, temperature: float = 1.0, *, entropy: bool = False
+) -> Float[Tensor, "some one_or_two"]:
+    """log π of a chunk's tokens, and the entropy beside it if it is asked for."""
+    if layer is not None:
+        assert chunk.states is not None
+        found = layer.chosen(chunk.states, chunk.tokens, temperature=temperature, entropy=entropy)
+        return torch.stack([part for part in found if part is not None], dim=-1)
+    assert chunk.logits is not None
+    logprobs = token_logprobs(chunk.logits, chunk.tokens, temperature)
+    if not entropy:
+        return logprobs.unsqueeze(-1)
+    return torch.stack([logprobs, token_entropy(chunk.logits, temperature)], dim=-1)
 
 
 def policy_distributions(model: Any, batch: PolicyBatch, pad: int, device: torch.device) -> FlatDistributions:
     """The logits at every completion token, divided by the batch's temperature, flat."""
     chunks = completion_chunks(model, batch.prompts_P_T, batch.tokens_B_T, batch.prompt_of_B, pad=pad, device=device)
     lengths = [len(row) for row in batch.tokens_B_T]
-    logits = in_order(chunks, lambda c: wide(c.logits) / batch.temperature)
+    logits = in_order(chunks, lambda c: wide(c.logits) / batch.temperature)  # type: ignore[arg-type]
     return FlatDistributions(logits, _owners(lengths, device), lengths)
 
 
 def pair_logprobs(model: Any, batch: PreferenceBatch, pad: int, device: torch.device) -> FlatLogprobs:
     """log π of every token of chosen and rejected completions, flat, in the order of `completions_B_T`."""
     completions = batch.completions_B_T
-    chunks = completion_chunks(model, batch.prompts_P_T, completions, batch.prompt_of_B, pad=pad, device=device)
-    lengths = [len(row) for row in completions]
-    return FlatLogprobs(
-        in_order(chunks, lambda c: token_logprobs(c.logits, c.tokens)), _owners(lengths, device), lengths
+    layer = output_layer(model)
+    chunks = completion_chunks(
+        layer.backbone if layer is not None else model,
+        batch.prompts_P_T,
+        completions,
+        batch.prompt_of_B,
+        pad=pad,
+        device=device,
     )
+    lengths = [len(row) for row in completions]
+    return FlatLogprobs(in_order(chunks, lambda c: _said(layer, c))[:, 0], _owners(lengths, device), lengths)
 
 
 def _owners(lengths: Sequence[int], device: torch.device) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from service.domain.job import LoraSpec
 from service.domain.job_state import JobFailure
 from workers.policy.causal import CausalPolicy
-from workers.policy.loading import ModelFiles, pick_autocast, pick_device, quiet_loading, transposed_layers
+from workers.policy.loading import ModelFiles, pick_autocast, pick_budget, pick_device, quiet_loading, transposed_layers
 from workers.policy.reward import TRAINED_HERE, RewardPolicy
 from workers.policy.tokenization import eos_ids_of
 from workers.policy.value_head import SeparateValue, SharedValue
@@ -21,7 +21,7 @@ def load_reward_policy(
     *,
     adapter: LoraSpec | None,
     precision: str,
-    budget: int,
+    budget: int | None,
     seed: int,
     resume: Path | None = None,
 ) -> RewardPolicy:
@@ -74,7 +74,7 @@ def load_reward_policy(
         device=device,
         context_length=getattr(model.config.get_text_config(), "max_position_embeddings", None),
         autocast=pick_autocast(precision, device, model),
-        budget=budget,
+        budget=pick_budget(budget, device),
         is_adapter=adapter is not None,
     )
 
@@ -108,7 +108,7 @@ def add_value_model(
     *,
     adapter: LoraSpec | None,
     precision: str,
-    budget: int,
+    budget: int | None,
     seed: int,
 ) -> None:
     """Give a policy its value model, as the job starts it; a checkpoint's tensors are put into it afterwards."""

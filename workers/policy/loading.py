@@ -53,6 +53,15 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+BUDGETS = {"cpu": 1_536, "cuda": 16_384}
+"""Tokens that are run at once. A CPU is as fast with few of them as with many, and activations are most of what a step holds."""
+
+
+def pick_budget(asked: int | None, device: torch.device) -> int:
+    """`training.microbatch_tokens`, or what suits the device."""
+    return asked if asked is not None else BUDGETS.get(device.type, BUDGETS["cuda"])
+
+
 BF16_WIDTH = 256
 """Below this hidden size converting costs a CPU more than multiplying saves (`python -m benchmarks.training`)."""
 
@@ -141,7 +150,7 @@ def load_policy(
     *,
     adapter: LoraSpec | None,
     precision: str,
-    budget: int,
+    budget: int | None,
     seed: int,
     reference: bool,
     resume: Path | None = None,
@@ -172,7 +181,7 @@ def load_policy(
         device=device,
         context_length=getattr(model.config.get_text_config(), "max_position_embeddings", None),
         autocast=pick_autocast(precision, device, model),
-        budget=budget,
+        budget=pick_budget(budget, device),
         is_adapter=adapter is not None,
         reference_model=load_model(files, device)[0].requires_grad_(False) if reference and adapter is None else None,
     )

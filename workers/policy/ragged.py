@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+
+from workers.policy.attention import attend
 
 NAME = "ragged"
 TRIED = "takes_ragged_rows"
@@ -195,29 +196,26 @@ def _attend(
 ) -> tuple[Float[Tensor, "one row heads size"], None]:
     """The attention of a whole row; the order of the buckets is the order of the row."""
     row: Ragged = kwargs["ragged_row"]
-    groups = query.shape[1] // key.shape[1]
     queries = _Spread.apply(query, row, False)
     keys, values = _Spread.apply(key, row, True), _Spread.apply(value, row, True)
     found = []
     for k, bucket in enumerate(row.buckets):
-        out = scaled_dot_product_attention(
+        out = attend(
             queries[k].transpose(1, 2),
-            _seen(keys[k], keys[-1], bucket, groups),
-            _seen(values[k], values[-1], bucket, groups),
-            attn_mask=bucket.mask,
-            is_causal=bucket.mask is None,
-            scale=scaling,
+            _seen(keys[k], keys[-1], bucket),
+            _seen(values[k], values[-1], bucket),
+            mask=bucket.mask,
+            scaling=scaling,
         )
         found.append(_rows(out.transpose(1, 2), bucket.kept))
     return torch.cat(found).unsqueeze(0), None
 
 
-def _seen(own: Tensor, prompts: Tensor, bucket: Bucket, repeats: int) -> Tensor:
-    """What a bucket's sequences look at: their prompts and themselves, as (sequences, heads·repeats, keys, size)."""
+def _seen(own: Tensor, prompts: Tensor, bucket: Bucket) -> Tensor:
+    """What a bucket's sequences look at: their prompts and themselves, as (sequences, key heads, keys, size)."""
     if bucket.owner is not None:
         own = torch.cat([prompts[:, : bucket.width].index_select(0, bucket.owner), own], dim=1)
-    own = own.transpose(1, 2)
-    return own if repeats == 1 else own.repeat_interleave(repeats, dim=1)
+    return own.transpose(1, 2)
 
 
 def run(model: Any, row: Ragged, **options: Any) -> Any:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from workers.losses.logprobs import token_logprobs
 from workers.policy import ragged
+from workers.policy.output import output_layer
 from workers.types import FlatLogprobs, SupervisedBatch
 
 SHORT = 512
@@ -89,24 +90,31 @@ def supervised_logprobs(
             mask[r, column : column + lengths[k]] = 1
             column += lengths[k]
         places[r, column:] = torch.arange(width - column)  # padding is an example of its own, which nobody reads
-    logits = model(
+    layer = output_layer(model)
+    out = (model if layer is None else layer.backbone)(
         input_ids=ids.to(device),
         attention_mask=None if packed else mask.to(device),
         position_ids=places.to(device),
         use_cache=False,
-    ).logits
+    )
     at_row, at_column, tokens, owner = _trained(batch, begins, device)
     counts = [batch.trained_tokens(k) for k in range(len(lengths))]
-    return FlatLogprobs(token_logprobs(logits[at_row, at_column], tokens), owner, counts)
+    if layer is None:
+        return FlatLogprobs(token_logprobs(out.logits[at_row, at_column], tokens), owner, counts)
+    return FlatLogprobs(layer.chosen(out.last_hidden_state[at_row, at_column], tokens)[0], owner, counts)
 
 
 def _as_one_row(model: Any, batch: SupervisedBatch, device: torch.device) -> FlatLogprobs:
     """Without any padding, and with logits where a trained token is predicted alone."""
+    layer = output_layer(model)
     wholes = [[*p, *t] for p, t in zip(batch.prompts_B_T, batch.tokens_B_T, strict=True)]
     row = ragged.layout([], [whole[:-1] for whole in wholes], [-1] * len(wholes), device)
     _, places, tokens, owner = _trained(batch, {k: (0, start) for k, start in enumerate(row.starts)}, device)
-    logits = ragged.run(model, row, logits_to_keep=places).logits[0]
-    return FlatLogprobs(token_logprobs(logits, tokens), owner, [batch.trained_tokens(k) for k in range(len(wholes))])
+    if layer is None:
+        logprobs = token_logprobs(ragged.run(model, row, logits_to_keep=places).logits[0], tokens)
+    else:
+        logprobs, _ = layer.chosen(ragged.run(layer.backbone, row).last_hidden_state[0, places], tokens)
+    return FlatLogprobs(logprobs, owner, [batch.trained_tokens(k) for k in range(len(wholes))])
 
 
 def _trained(
