@@ -4,7 +4,8 @@ import pytest
 
 from service.client import ApiError
 from tests.support.gradings import SHORT, cell, grade
-from tests.support.judge import verdict
+from tests.support.judge import FakeJudge, completion, verdict
+from tests.support.stack import wait_for
 
 LEVELS = [{"label": "poor", "value": 0, "anchor": "bad"}, {"label": "fine", "value": 0.5, "anchor": "so so"},
           {"label": "good", "value": 1, "anchor": "good"}]  # fmt: skip
@@ -123,3 +124,27 @@ def test_critiques_are_searched_rated_hidden_and_corrected(graded, api):
     assert refused(api.post, "/v1/critiques", {**own, "completion": "cmp_x"}) == (422, ["/completion"])
     assert refused(api.post, f"{path}/corrections", {"text": "why"}) == (422, [""])
     assert refused(api.get, "/v1/critiques/crt_none")[0] == 404
+
+
+def test_revisers_are_told_what_people_say(bench, graded, api):
+    """A person's words beside the judge's, a correction in place of what it corrects, and nothing that is hidden."""
+    row = graded[0]
+    said = {c["criterion"]: c["id"] for c in api.pages("/v1/critiques", completion=row["id"], source="judge")}
+    wrong = api.post(f"/v1/critiques/{said['invents']}/corrections", {"verdict": False, "text": "It is a quotation."})
+    own = {"completion": row["id"], "criterion": "tone", "person": "anna"}
+    kept = api.post("/v1/critiques", {**own, "text": "Too blunt for a letter."})
+    gone = api.post("/v1/critiques", {**own, "text": "Never mind this."})
+    api.patch(f"/v1/critiques/{gone['id']}", {"hidden": True})
+    with FakeJudge(lambda question: completion("it does")) as reviser:
+        body = {"completions": [row["id"]], "reviser": bench.judge(reviser)}
+        path = f"/v1/revisions/{api.post('/v1/revisions', body)['id']}"
+        wait_for(lambda: api.get(path)["status"] == "succeeded", 60, path)
+        (question,) = reviser.questions
+    lines = [line for line in question.text.splitlines() if line.startswith(("- invents", "- tone", "Too", "Never"))]
+    assert lines == [
+        "- invents (score 1.00 of 1): It is a quotation.",  # not met is good; the judge's own words were wrong
+        '- tone (score 0.50 of 1): it says "it lies" there',
+        "Too blunt for a letter.",
+    ]
+    (result,) = api.pages(f"{path}/results")
+    assert set(result["critiques"]) == {said["tone"], wrong["critique"]["id"], kept["id"]}

@@ -121,7 +121,11 @@ class Revising:
             criteria = criteria_of(self.contents.of(pair.rubric), pair.prompt)
             mine = cells.get(pair.original.id, {})
             pair.critiques = critiques_for(criteria, mine, {key: cell.critique_id for key, cell in mine.items()})
-            pair.lineage["critiques"] = [critique.id for critique in pair.critiques if critique.id]
+            told = {criterion.key for criterion in criteria if not criterion.audit}
+            pair.lineage["critiques"] = [
+                *(critique.id for critique in pair.critiques if critique.id),
+                *(name for key, cell in mine.items() if key in told for name in cell.people),
+            ]
 
     def _ask_reviser(self, pairs: list[PairWork]) -> None:
         reviser = self.options["reviser"]

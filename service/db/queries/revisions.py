@@ -167,13 +167,29 @@ def mark_published(ids: Collection[str]) -> Executable:
 
 CRITIQUES: TextClause = text(
     """
-    SELECT o.id AS completion_id, c.criterion, c.score,
-           CASE WHEN h.critique_id IS NULL THEN c.reasoning END AS reasoning,
-           CASE WHEN h.critique_id IS NULL THEN c.critique_id END AS critique_id
+    SELECT o.id AS completion_id, c.criterion, coalesce(l.score, c.score) AS score,
+           nullif(concat_ws(E'\n', CASE WHEN judge.told THEN c.reasoning END, people.said), '') AS reasoning,
+           CASE WHEN judge.told THEN c.critique_id END AS critique_id, coalesce(people.ids, '{}') AS people
     FROM completions o JOIN cells c ON c.completion_id = coalesce(o.cells_of, o.id)
-    LEFT JOIN hidden_critiques h ON h.critique_id = c.critique_id
+    LEFT JOIN LATERAL (
+        SELECT array_agg(w.id ORDER BY w.id) AS ids, string_agg(w.text, E'\n' ORDER BY w.id) AS said,
+               bool_or(w.corrects = c.critique_id) AS corrected
+        FROM critiques w
+        WHERE w.completion_id IN (o.id, o.cells_of) AND w.criterion = c.criterion
+          AND NOT EXISTS (SELECT FROM hidden_critiques h WHERE h.critique_id = w.id)
+    ) people ON true
+    LEFT JOIN LATERAL (
+        SELECT s.score FROM labels s
+        WHERE s.completion_id IN (o.id, o.cells_of) AND s.corrects = c.critique_id AND s.replaced_at IS NULL
+        ORDER BY s.id DESC LIMIT 1
+    ) l ON true
+    CROSS JOIN LATERAL (
+        SELECT NOT coalesce(people.corrected, false)
+               AND NOT EXISTS (SELECT FROM hidden_critiques h WHERE h.critique_id = c.critique_id) AS told
+    ) judge
     WHERE o.id = ANY(CAST(:ids AS text[])) AND (o.reused IS NULL OR c.criterion = ANY(o.reused))
     ORDER BY o.id, c.criterion
     """
 )
-"""What was said about these completions when they were graded, without what somebody has hidden."""
+"""What judges said about these completions when they were graded, and what people have said since: their corrections stand in place
+of what they correct, and what somebody has hidden is left out. `people`: the ids of their critiques."""
