@@ -7,11 +7,20 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.db.queries import datasets as queries
 from service.db.tables import Dataset
 from service.domain.ids import new_id
-from service.errors import Invalid
+from service.errors import Forbidden, Invalid
+from service.operation import Caller
+
+WRITES = "data:write"
 
 
-async def target(session: AsyncSession, project: str, kind: str, named: str | None, *, place: str, name: str) -> str:
-    """The id of the dataset of this kind; 422 at `place` for one that cannot take such rows."""
+async def target(session: AsyncSession, caller: Caller, kind: str, named: str | None, *, place: str, name: str) -> str:
+    """The id of the dataset of this kind; 422 at `place` for one that cannot take such rows, 403 for a key that may not write any."""
+    project = caller.project_id
+    if not caller.has(WRITES):
+        raise Forbidden(
+            f"accepted rows are written into datasets, which needs the scope '{WRITES}', and the key {caller.key_prefix}… does not "
+            "have it"
+        )
     if named is not None:
         found = await session.scalar(queries.head(project, named))
         if found is None:

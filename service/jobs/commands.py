@@ -83,7 +83,7 @@ async def submit_job(session: AsyncSession, caller: Caller, spec: JobSpec) -> Jo
     pinned["judge_votes"] = own_votes(judges)
     for name in trained:
         check_options(spec, options[name], rubrics.contents[name], pinned["judge_votes"])
-    spec = await pin_revision(session, project, spec, pinned)
+    spec = await pin_revision(session, caller, spec, pinned)
     await require_prices(session, spec.limits, pinned["judges"], pinned["local_judges"])
     pinned["data"] = {kind: snapshot.model_dump() for kind, snapshot in data.items()}
     values = {

@@ -10,6 +10,7 @@ from service.domain.job import JobSpec
 from service.domain.revision import POLICY, RevisionConfig, fills
 from service.domain.revision_request import with_votes
 from service.domain.rubric import RubricContent
+from service.operation import Caller
 from service.revision_datasets import target
 
 FIELD = "revision_rubric"
@@ -30,7 +31,7 @@ def named_by_revision(spec: JobSpec) -> dict[str, tuple[str, str]]:
     return {revision.reviser: ("/algorithm/revision/reviser", "the job")}
 
 
-async def pin_revision(session: AsyncSession, project: str, spec: JobSpec, pinned: dict[str, Any]) -> JobSpec:
+async def pin_revision(session: AsyncSession, caller: Caller, spec: JobSpec, pinned: dict[str, Any]) -> JobSpec:
     """Add the versions with as many votes as were asked for, and make the datasets that are not named; the spec with them."""
     revision = revision_of(spec)
     if revision is None:
@@ -46,6 +47,6 @@ async def pin_revision(session: AsyncSession, project: str, spec: JobSpec, pinne
     for kind, needed in fills(revision.uses).items():
         if needed:
             place, name = f"/algorithm/revision/{kind}", f"{spec.name}: {kind} from revisions"
-            datasets[kind] = await target(session, project, kind, getattr(revision, kind), place=place, name=name)
+            datasets[kind] = await target(session, caller, kind, getattr(revision, kind), place=place, name=name)
     algorithm = spec.algorithm.model_copy(update={"revision": revision.model_copy(update=datasets)})
     return spec.model_copy(update={"algorithm": algorithm})

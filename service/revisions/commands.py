@@ -44,7 +44,7 @@ async def create_revision(session: AsyncSession, caller: Caller, spec: RevisionS
         "prompt_version": PROMPT_VERSION,
         "each": spec.completions is not None,
     }
-    await _datasets(session, project, fills(spec.uses), revision, f"revisions {request_id}")
+    await _datasets(session, caller, fills(spec.uses), revision, f"revisions {request_id}")
     resolved = {
         "rubrics": versions,
         **graders,
@@ -66,20 +66,20 @@ async def create_labelling(session: AsyncSession, caller: Caller, spec: LabelSpe
     graders = await pin_graders(session, project, [], named={spec.judge: ("/judge", "the request")})
     await require_prices(session, spec.limits, graders["judges"], graders["local_judges"])
     labelling = {**spec.model_dump(include={"judge", "guidelines", "preferences"}), "prompt_version": PROMPT_VERSION}
-    await _datasets(session, project, {"preferences": True}, labelling, f"labels {request_id}")
+    await _datasets(session, caller, {"preferences": True}, labelling, f"labels {request_id}")
     resolved = {"rubrics": versions, **graders, "limits": spec.limits.model_dump(), "labelling": labelling}
     request = queued(request_id, project, queries.LABELLING, source, resolved)
     return await _add(session, request, spec, queries.ADD_NAMED_PAIRS, {})
 
 
 async def _datasets(
-    session: AsyncSession, project: str, wanted: dict[str, bool], options: dict[str, Any], name: str
+    session: AsyncSession, caller: Caller, wanted: dict[str, bool], options: dict[str, Any], name: str
 ) -> None:
     """Put the ids of the datasets into the options."""
     for kind, needed in wanted.items():
         if needed:
             named = options.get(kind)
-            options[kind] = await target(session, project, kind, named, place=f"/{kind}", name=f"{name}: {kind}")
+            options[kind] = await target(session, caller, kind, named, place=f"/{kind}", name=f"{name}: {kind}")
 
 
 async def _add(

@@ -1,6 +1,7 @@
 """When a revision is better (grape.md §7), with numbers worked out by hand from its formula."""
 
 import math
+import random
 
 import pytest
 from pydantic import ValidationError
@@ -60,6 +61,20 @@ def test_more_votes_make_a_smaller_error():
     # Four votes on a (.3 .5 .3 .5): variance .04/3, of their mean .01/3; times (2/4)², both texts.
     rows = [text((0.3, 0.5, 0.3, 0.5), (0.5, 0.5), 1), text((0.7, 0.9, 0.7, 0.9), (0.5, 0.5), 1)]
     assert standard_error(TESTS, rows) == pytest.approx(math.sqrt(2 * 0.25 * 0.01 / 3), abs=1e-12)
+
+
+@pytest.mark.parametrize(("votes", "share"), [(2, 0.09175), (4, 0.04621)])
+def test_how_often_a_revision_of_equal_quality_passes_by_luck(votes, share):
+    """With normal votes and one criterion the difference over its standard error has Student's distribution of 2·(votes − 1) degrees
+    of freedom: it exceeds 2 with probability 1/2 − 1/√6 = .09175 for two degrees, and .04621 for six (any table of t)."""
+    rng = random.Random(votes)
+    passed, draws = 0, 12_000
+    for _ in range(draws):
+        # Far from 0 and 1, so that nothing is cut off.
+        texts = [{"a": judged("a", *(rng.gauss(0.5, 0.04) for _ in range(votes)))} for _ in range(2)]
+        passed += compare((A,), *texts, margin=0.0).accepted
+    # Three standard deviations of a count of draws.
+    assert abs(passed / draws - share) < 3 * math.sqrt(share * (1 - share) / draws)
 
 
 @pytest.mark.parametrize(("after", "accepted"), [(0.6, False), (0.601, True), (0.58, False)])

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from service.cli.main import app
-from service.client import ApiError
+from service.client import ApiError, GrapeClient
 from tests.support.gradings import ENDS, HAS, cell, grade
 from tests.support.judge import FakeJudge, completion, verdict
 from tests.support.stack import wait_for
@@ -250,6 +250,10 @@ def test_what_cannot_be_had_is_refused(bench, api, graded):
     with pytest.raises(ApiError) as missing:
         api.get("/v1/revisions/rev_0")
     assert missing.value.status == 404
+    key = api.post("/v1/api-keys", {"name": "k", "scopes": ["grade"]})["key"]
+    with GrapeClient(api.base_url, key) as other, pytest.raises(ApiError) as forbidden:
+        other.post("/v1/revisions", {"grading": grading["id"], "uses": ["pairs_from_group"]})
+    assert (forbidden.value.status, "data:write" in forbidden.value.message) == (403, True)
 
 
 def test_the_command_line(stack, graded):
