@@ -45,7 +45,7 @@ test-parity: $(PEERS) ## installs the peers (TRL); loss and gradient equal their
 	$(BIN)/python -m pytest tests/parity -m parity $(TEST_ARGS)
 
 test-crash: setup ## processes, servers and disks are really killed under a running stack
-	$(BIN)/python -m pytest tests/crash -m crash $(TEST_ARGS)
+	$(BIN)/python -m pytest -m heavy --numprocesses 2 --dist loadfile $(TEST_ARGS)
 
 check: setup ## lint, types, import contracts, the house, the compose file
 	$(BIN)/ruff check .

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-from pathlib import Path
 
 import httpx
 import pytest
@@ -16,15 +15,9 @@ from tests.support.judge import verdict
 from tests.support.object_store import ObjectStore
 from tests.support.stack import RunningStack, wait_for
 
-pytestmark = pytest.mark.crash
+pytestmark = [pytest.mark.crash, pytest.mark.heavy]
 
 SHARED = ("GRAPE_DATABASE__URL", "GRAPE_DATABASE__MIGRATION_URL", "GRAPE_BROKER__URL", "GRAPE_SECRET_KEY")
-
-
-def environment(pid):
-    """What a process was started with."""
-    words = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
-    return dict(word.split("=", 1) for word in words if "=" in word)
 
 
 async def slow(question):
@@ -52,8 +45,7 @@ def start_second(first, open_folder, objects):
     started = []
 
     def start():
-        (api,) = first.pids("api")
-        shared = {name: value for name, value in environment(api).items() if name in SHARED}
+        shared = {name: value for name, value in first.environment("api").items() if name in SHARED}
         stack = RunningStack(open_folder / "second", {**objects.settings, **shared}).start()
         started.append(stack)
         return stack

@@ -83,6 +83,12 @@ class RunningStack:
         listed = json.loads((self.folder / "processes.json").read_text())
         return [entry["pid"] for entry in listed if entry["role"] == role]
 
+    def environment(self, role):
+        """What the one process of a role was started with."""
+        (pid,) = wait_for(lambda: self.pids(role), 20, f"a process of role {role}")
+        words = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+        return dict(word.split("=", 1) for word in words if "=" in word)
+
     def port(self, role):
         """Where a server of the stack listens."""
         (pid,) = self.pids(role)
