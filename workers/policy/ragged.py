@@ -185,6 +185,11 @@ class _Spread(torch.autograd.Function):
         return found.transpose(0, 1).unsqueeze(0), None, None
 
 
+def _spread(states: Tensor, row: Ragged, with_prompts: bool) -> tuple[Tensor, ...]:
+    found: tuple[Tensor, ...] = _Spread.apply(states, row, with_prompts)  # type: ignore[no-untyped-call]
+    return found
+
+
 def _rows(block: Tensor, kept: Tensor) -> Tensor:
     """(sequences, columns, …) without its padding, flat."""
     flat = block.reshape(-1, *block.shape[2:])
@@ -196,8 +201,7 @@ def _attend(
 ) -> tuple[Float[Tensor, "one row heads size"], None]:
     """The attention of a whole row; the order of the buckets is the order of the row."""
     row: Ragged = kwargs["ragged_row"]
-    queries = _Spread.apply(query, row, False)
-    keys, values = _Spread.apply(key, row, True), _Spread.apply(value, row, True)
+    queries, keys, values = _spread(query, row, False), _spread(key, row, True), _spread(value, row, True)
     found = []
     for k, bucket in enumerate(row.buckets):
         out = attend(
