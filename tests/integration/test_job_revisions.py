@@ -203,3 +203,21 @@ def test_the_policy_revises_itself_and_what_is_accepted_joins_the_update(bench, 
     assert weights
     assert all(0 < value < 1 for value in weights.values())
     assert bench.series(without["id"], "importance_weight") == {}
+
+
+@pytest.mark.parametrize("kind", ["ppo", "rejection_sampling"])
+def test_every_job_with_a_rubric_gives_pairs_from_its_groups(bench, api, kind):
+    """Best against worst needs no reviser; verifiers alone grade, so that nobody is asked."""
+    revision = {"uses": ["pairs_from_group"], "margin": 0.05}
+    more = {"training": {"steps": 1, "batch_size": 4}} if kind == "rejection_sampling" else {"training": {"steps": 1}}
+    rubric = bench.rubric({"key": "brief", "weight": 1, "grader": {"type": "regex", "pattern": "^.{0,9}$"}})
+    job = bench.run(kind, rubric=rubric, algorithm={"type": kind, "revision": revision}, **more)
+    results = list(api.pages(f"/v1/jobs/{job['id']}/revisions"))
+    assert results
+    assert {row["kind"] for row in results} == {"group_pair"}
+    pairs = rows(api, job["algorithm"]["revision"]["preferences"])
+    assert len(pairs) == sum(row["accepted"] for row in results) > 0
+    for row in (row for row in results if row["accepted"]):
+        chosen, rejected = (api.get(f"/v1/completions/{row[side]['completion']}") for side in ("better", "original"))
+        assert (chosen["group"], chosen["purpose"]) == (rejected["group"], "train")
+        assert (len(chosen["text"]) <= 9, len(rejected["text"]) <= 9) == (True, False)

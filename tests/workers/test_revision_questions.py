@@ -13,7 +13,7 @@ from workers.graders.judge.plain import with_system_prompt
 from workers.graders.judge.reply import objects_in
 from workers.revisions.asking import critiques_for, preference_messages, revision_messages, written
 from workers.revisions.labelling import label, read_verdict
-from workers.revisions.rows import Pair, Side, result_row, written_prompt
+from workers.revisions.rows import Pair, Side, result_row, unfit, written_prompt
 
 PROMPT = {"messages": [{"role": "user", "content": "Say hello."}], "form": "text"}
 NASTY = (
@@ -138,3 +138,14 @@ def test_rows_have_the_prompt_as_the_policy_read_it():
     assert (lineage["threshold"], lineage["standard_error"], lineage["critiques"]) == (0.2, 0.1, ["crt_1"])
     refused = Pair("revision", 0, pair.prompt, pair.original, pair.better, Comparison(reason="tie", message="m"), {})
     assert (result_row(refused, {"pairs"})["preference"], result_row(pair, set())["demonstration"]) == (None, None)
+
+
+def test_an_empty_text_is_in_no_pair():
+    from_nothing = Pair("revision", 0, {"messages": [{"role": "user", "content": "q"}], "form": "text"}, Side("cmp_1", ""),
+                        Side("cmp_2", "better"), Comparison(0.0, 0.5, 0.0, 0.1), {})  # fmt: skip
+    row = result_row(from_nothing, {"pairs", "demonstrations"})
+    assert (row["accepted"], row["preference"], row["demonstration"]["completion"]) == (True, None, "better")
+    assert unfit("revision", "", "better") is None
+    assert [unfit(kind, "", "x").reason for kind in ("group_pair", "label")] == ["empty", "empty"]
+    assert unfit("group_pair", "x", "").reason == "empty"
+    assert unfit("revision", "same", " same\n").reason == "equal_texts"

@@ -24,7 +24,7 @@ from workers.policy.generation.sampler import Sample, SamplingOptions
 from workers.policy.loading import Reading
 from workers.policy.tokenization import TokenizationError, decode, encode_chat, encode_prompt
 from workers.revisions.asking import Critique, critiques_for, revision_messages, written
-from workers.revisions.rows import Pair, Side, result_row
+from workers.revisions.rows import EQUAL, Pair, Side, result_row, unfit
 from workers.seeds import derive_seed
 from workers.training.environment import stop_without_budget
 from workers.training.ports import Control, Recorder, Suspended
@@ -200,7 +200,7 @@ class JobRevisions:
         if not revision.text.strip():
             candidate.refusal = Comparison(reason="empty", message="the reviser's answer is empty")
         elif revision.text.strip() == original.text.strip():
-            candidate.refusal = _EQUAL
+            candidate.refusal = EQUAL
         else:
             candidate.revision = revision
 
@@ -214,8 +214,8 @@ class JobRevisions:
             if better is None or candidate.refusal is not None:
                 continue
             original = candidate.group.completions[candidate.index]
-            if original.text.strip() == better.text.strip():
-                candidate.refusal = _EQUAL
+            candidate.refusal = unfit(candidate.kind, original.text, better.text)
+            if candidate.refusal is not None:
                 continue
             prompt = candidate.group.prompt
             view = prompt_with_votes(prompt.view, self.config.votes, dict(self.votes))
@@ -318,9 +318,6 @@ class JobRevisions:
             return {"policy": self.model, "step": step - 1 if step else 0, "prompt_version": PROMPT_VERSION}
         judge = self.config.reviser
         return {"judge": judge, "revision": self.judges[judge], "prompt_version": PROMPT_VERSION}
-
-
-_EQUAL = Comparison(reason="equal_texts", message="both texts are equal")
 
 
 def _none(message: str) -> Comparison:

@@ -16,7 +16,7 @@ from service.domain.revision import Comparison
 from workers.graders.judge.reply import objects_in
 from workers.revisions.asking import preference_messages
 from workers.revisions.publishing import conclusion
-from workers.revisions.rows import Pair, result_row
+from workers.revisions.rows import Pair, result_row, unfit
 from workers.revisions.run import POLL_S, TOGETHER, plan
 from workers.revisions.work import Contents, PairWork, pairs_of, queue_of
 from workers.runs.gradings import HeldGrading, PlainQuestion
@@ -77,9 +77,9 @@ class Labelling:
                 return False
             pairs = self._load([number for number, _ in waiting])
             self._taken = waiting[-1][0]
-            equal = [pair for pair in pairs if pair.texts[0].strip() == pair.texts[1].strip()]
-            self._finish([(pair, _EQUAL, []) for pair in equal])
-            different = [pair for pair in pairs if pair not in equal]
+            refused = {pair.number: unfit(pair.kind, *pair.texts) for pair in pairs}
+            self._finish([(pair, found, []) for pair in pairs if (found := refused[pair.number]) is not None])
+            different = [pair for pair in pairs if refused[pair.number] is None]
             self.open |= {pair.number: pair for pair in different}
             if different:
                 questions = [self._question(pair) for pair in different]
@@ -153,9 +153,6 @@ class Labelling:
 
         numbers, keys = [pair.number for pair, _, _ in labelled], [_key(pair) for pair, _, _ in labelled]
         self.held.finish(numbers, keys, completions=(), cells=(), done=self.decided, failed=self.rejected, also=also)
-
-
-_EQUAL = Comparison(reason="equal_texts", message="both texts are equal")
 
 
 def _key(pair: PairWork) -> str:

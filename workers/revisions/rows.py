@@ -11,7 +11,15 @@ from service.domain.ids import new_id
 from service.domain.lineage import Lineage
 from service.domain.revision import Comparison
 
-ACCEPTED = Comparison()
+EQUAL = Comparison(reason="equal_texts", message="both texts are equal")
+EMPTY = Comparison(reason="empty", message="one of the two texts is empty, and no row of preferences can hold it")
+
+
+def unfit(kind: str, original: str, better: str) -> Comparison | None:
+    """Why two texts need not be graded: they are equal, or they can be no pair. An empty original may still be revised."""
+    if original.strip() == better.strip():
+        return EQUAL
+    return EMPTY if kind != "revision" and not (original and better) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +45,16 @@ class Pair:
 
 
 def result_row(pair: Pair, uses: frozenset[str] | set[str]) -> dict[str, Any]:
-    """The result, with a preference and a demonstration where it is accepted and the uses want them."""
+    """The result, with a preference and a demonstration where it is accepted and the uses want them.
+
+    A revision of an empty text gives a demonstration alone: no row of preferences can hold the original.
+    """
     result_id, found = new_id("result"), pair.comparison
     preference = demonstration = None
     if found.accepted and pair.better is not None:
         lineage = _lineage(pair, result_id)
-        if uses & ({"pairs"} if pair.kind == "revision" else {"pairs_from_group", "labels"}):
+        wanted = {"pairs"} if pair.kind == "revision" else {"pairs_from_group", "labels"}
+        if uses & wanted and pair.original.text:
             preference = preference_row(pair, lineage)
         if pair.kind == "revision" and "demonstrations" in uses:
             demonstration = demonstration_row(pair, lineage)

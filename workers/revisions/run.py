@@ -20,7 +20,7 @@ from service.domain.revision import Comparison, compare
 from workers.revisions.asking import critiques_for, revision_messages, written
 from workers.revisions.deciding import pair_rows
 from workers.revisions.publishing import conclusion
-from workers.revisions.rows import Pair, Side, result_row
+from workers.revisions.rows import EQUAL, Pair, Side, result_row, unfit
 from workers.revisions.work import Contents, PairWork, pairs_of, prepare, queue_of, take
 from workers.runs.gradings import HeldGrading, PlainQuestion
 
@@ -196,9 +196,9 @@ class Revising:
 
     def _compare(self, pairs: list[PairWork]) -> None:
         """Have both texts graded, blind: each is asked about by itself, and nothing says which it is."""
-        equal = [pair for pair in pairs if pair.texts[0].strip() == pair.texts[1].strip()]
-        self._finish([(pair, Comparison(reason="equal_texts", message="both texts are equal")) for pair in equal])
-        open_ = [pair for pair in pairs if pair not in equal]
+        refused = {pair.number: unfit(pair.kind, *pair.texts) for pair in pairs}
+        self._finish([(pair, found) for pair in pairs if (found := refused[pair.number]) is not None])
+        open_ = [pair for pair in pairs if refused[pair.number] is None]
         for pair in open_:
             prepare(pair, self.contents, self.options["votes"])
             pair.keys += [question.key for question in pair.questions]
@@ -318,7 +318,7 @@ def _refusal(pair: PairWork, told: Told) -> Comparison | None:
     if not text:
         return Comparison(reason="empty", message="the reviser's answer is empty")
     if text == pair.original.text.strip():
-        return Comparison(reason="equal_texts", message="the revision is the original")
+        return EQUAL
     return None
 
 
