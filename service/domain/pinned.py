@@ -2,7 +2,8 @@
 
 `resolved["rubrics"]` has each version once, by name: id, number, hash, flat content, and the aggregation that its groups are
 scored with. `resolved["rubric"]` and `resolved["evaluation_rubric"]` say by category whose criteria count; `*` stands for all
-categories that are not named.
+categories that are not named. `resolved["revision_rubric"]` names the same versions as `…#afresh`: with the votes that revisions and
+their originals are graded with.
 """
 
 from __future__ import annotations
