@@ -38,6 +38,7 @@ from workers.seeds import derive_seed
 from workers.stored import Stored, StoredRollouts, read_stored
 from workers.training.appraisal import Appraisal
 from workers.training.checkpoint import read_trainer_state, restore
+from workers.training.demonstration_evaluation import DemonstrationEvaluation
 from workers.training.environment import Rollouts, TrainingEnvironment
 from workers.training.evaluation import Evaluation
 from workers.training.loop import Run
@@ -102,7 +103,7 @@ def assemble(materials: Materials) -> Run:
         environment.preferences = read_preferences(
             _dataset(materials, "preferences"), materials.rows("preferences"), reading
         )
-    evaluation: Evaluation | Appraisal | PairEvaluation | None = _evaluation(materials, reading, scorer)
+    evaluation: Evaluation | Appraisal | None = _evaluation(materials, reading, scorer)
     _load_reward_models(materials, scorer)
     policy = _policy(materials, algorithm)
     optimizer = build_optimizer(policy, spec.training, algorithm.value_learning_rate) if algorithm.trains else None
@@ -119,8 +120,11 @@ def assemble(materials: Materials) -> Run:
         if isinstance(spec.algorithm, EvaluateConfig):
             evaluation.revisions = revisions
             evaluation = _appraisal(materials, scorer, evaluation)
-    if isinstance(spec.algorithm, RewardModelConfig):
-        evaluation = _held_out(materials, policy, environment, spec.algorithm)
+    held_out: DemonstrationEvaluation | PairEvaluation | None = None
+    if spec.evaluation is not None and spec.evaluation.rows is not None:
+        held_out = _held_out(materials, reading, policy, algorithm, environment)
+    elif isinstance(spec.algorithm, RewardModelConfig):
+        held_out = _split_off(materials, policy, algorithm, environment, spec.algorithm)
     run = Run(
         spec=spec,
         steps=materials.steps,
@@ -129,6 +133,7 @@ def assemble(materials: Materials) -> Run:
         optimizer=optimizer,
         environment=environment,
         evaluation=evaluation,
+        held_out=held_out,
         state=state,
         recorder=materials.recorder,
         control=materials.control,
@@ -282,7 +287,7 @@ def _evaluation(
         assert spec.rollout.group_size is not None
         rubric, data, every = "rubric", "prompts", None
         temperature, samples = spec.rollout.temperature, spec.rollout.group_size
-    elif spec.evaluation is not None:
+    elif spec.evaluation is not None and spec.evaluation.prompts is not None:
         rubric, data, every = "evaluation_rubric", "evaluation", spec.evaluation.every_steps
         temperature, samples = spec.evaluation.temperature, spec.evaluation.samples
     else:
@@ -335,7 +340,29 @@ def _prompts(materials: Materials, data: str, reading: Reading, grader: Category
 
 
 def _held_out(
-    materials: Materials, policy: RewardPolicy, environment: TrainingEnvironment, config: RewardModelConfig
+    materials: Materials, reading: Reading, policy: Any, algorithm: Any, environment: TrainingEnvironment
+) -> DemonstrationEvaluation | PairEvaluation:
+    """The held-out rows that the job names."""
+    spec = materials.spec
+    assert spec.evaluation is not None
+    dataset, rows, every = _dataset(materials, "held_out"), materials.rows("held_out"), spec.evaluation.every_steps
+    if spec.evaluation.rows == "demonstrations":
+        read = read_demonstrations(dataset, rows, reading, spec.algorithm)
+        return DemonstrationEvaluation(policy, materials.recorder, materials.control, read, every)
+    return PairEvaluation(
+        policy, algorithm, environment, materials.recorder, materials.control,
+        pairs=read_preferences(dataset, rows, reading),
+        every_steps=every,
+        scales=isinstance(spec.algorithm, RewardModelConfig),
+    )  # fmt: skip
+
+
+def _split_off(
+    materials: Materials,
+    policy: RewardPolicy,
+    algorithm: Any,
+    environment: TrainingEnvironment,
+    config: RewardModelConfig,
 ) -> PairEvaluation:
     """Take the held-out pairs away from what is trained on."""
     pairs = environment.preferences
@@ -346,4 +373,6 @@ def _held_out(
             "data_invalid",
             f"the {len(pairs)} pairs share one prompt, so none can be held out; add pairs of other prompts",
         )
-    return PairEvaluation(policy, materials.recorder, materials.control, held, config.evaluate_every_steps)
+    return PairEvaluation(
+        policy, algorithm, environment, materials.recorder, materials.control, held, config.evaluate_every_steps
+    )

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 from service.config import Settings
@@ -256,28 +256,35 @@ class Attempt:
     def _prune(self, keep: int) -> None:
         """Keep the newest `keep`, never drop the best or the last, nor what has become a model."""
         listed = self.held.checkpoints()
-        best = best_checkpoint(listed, self._best_metric)
+        best = best_checkpoint(listed, self._best_metrics)
         for checkpoint in listed[:-keep]:
             if (best is None or checkpoint.id != best.id) and self.held.unlist_checkpoint(checkpoint.id):
                 self.store.remove(checkpoint.location)
 
     @property
-    def _best_metric(self) -> str:
+    def _best_metrics(self) -> tuple[str, ...]:
         from workers.algorithms import ALGORITHMS
 
         assert self.job is not None
-        return ALGORITHMS[self.job.spec.algorithm.type].best_metric
+        return ALGORITHMS[self.job.spec.algorithm.type].best_metrics
 
     def _result(self) -> dict[str, Any]:
         listed = self.held.checkpoints()
-        best = best_checkpoint(listed, self._best_metric) or (listed[-1] if listed else None)
+        best = best_checkpoint(listed, self._best_metrics) or (listed[-1] if listed else None)
         return {"best": best.id if best else None, "last": listed[-1].id if listed else None, "report": self.report}
 
 
-def best_checkpoint(listed: list[Any], name: str) -> Any:
-    """The one with the highest metric on held-out data, the newest of equals; null if none was evaluated."""
-    evaluated = [checkpoint for checkpoint in listed if name in checkpoint.metrics]
-    return max(evaluated, key=lambda c: (c.metrics[name], c.step), default=None)
+def best_checkpoint(listed: list[Any], names: Sequence[str]) -> Any:
+    """The best one by the first of these metrics that any has, the newest of equals; null if none was evaluated.
+
+    Higher is better, but for losses.
+    """
+    for name in names:
+        sign = -1 if name.endswith("loss") else 1
+        evaluated = [checkpoint for checkpoint in listed if name in checkpoint.metrics]
+        if evaluated:
+            return max(evaluated, key=lambda c: (sign * c.metrics[name], c.step))
+    return None
 
 
 def disk_is_full(error: Exception) -> bool:

@@ -24,6 +24,7 @@ from service.domain.pinned import ANY_CATEGORY
 from service.domain.policy_gradient import TrpoConfig
 from service.domain.preference import RewardModelConfig
 from service.domain.rubric import RubricRef
+from service.domain.schedule import ScheduleSpec
 from service.domain.spending import JudgeBudget
 
 ModelId = Annotated[str, StringConstraints(pattern=r"^mdl_[0-9a-z]+$")]
@@ -91,7 +92,7 @@ class RolloutSpec(Value):
     engine: Literal["native"] = "native"
 
 
-class TrainingSpec(Value):
+class TrainingSpec(ScheduleSpec):
     """The optimizer's schedule. `steps` are optimizer steps; supervised algorithms may say `epochs` instead.
 
     `on_nonfinite` and `on_empty_batch` say what a step does whose loss or gradient is not finite, or in which no token counts: it
@@ -104,8 +105,6 @@ class TrainingSpec(Value):
     batch_size: Annotated[int, Field(ge=1, le=65_536)] | None = None
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     on_nonfinite: Literal["stop", "skip"] = "stop"
     on_empty_batch: Literal["skip", "stop"] = "skip"
@@ -115,18 +114,30 @@ class TrainingSpec(Value):
 
 
 class EvaluationSpec(Value):
-    """Held-out prompts, sampled at step 0, every `every_steps` and at the end; greedy at temperature 0.
+    """What is measured at step 0, every `every_steps` and at the end, on data that is held out.
 
-    `on_regression: stop` ends the job, with its checkpoints kept, once plain reward is worse than at the best evaluation before:
-    the paired 95 % interval over prompts lies below 0. Jobs of several rounds have `algorithm.on_regression` for that.
+    `prompts` are sampled (greedily at temperature 0) and graded by `rubric` or the job's. `demonstrations` (of `sft`) and `preferences`
+    (of `dpo` and `reward_model`, in place of its own split) give the held-out loss of the algorithm itself. Which two go with which
+    algorithm is checked; `prompts` and one of them may stand together.
+
+    `on_regression: stop` ends the job, with its checkpoints kept, once it is worse than at the best evaluation before: the paired 95 %
+    interval of plain reward by prompt, or without prompts of the loss by row, lies on the wrong side of 0. Jobs of several rounds
+    have `algorithm.on_regression` for that.
     """
 
-    prompts: DatasetId
+    prompts: DatasetId | None = None
+    demonstrations: DatasetId | None = None
+    preferences: DatasetId | None = None
     every_steps: Steps | None = None
     rubric: Rubrics | None = None
     temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
     samples: Annotated[int, Field(ge=1, le=256)] = 1
     on_regression: Literal["continue", "stop"] = "continue"
+
+    @property
+    def rows(self) -> str | None:
+        """The kind of rows that give a held-out loss; null: none do."""
+        return next((kind for kind in ("demonstrations", "preferences") if getattr(self, kind) is not None), None)
 
 
 class CheckpointSpec(Value):
@@ -218,13 +229,46 @@ def _problems(spec: JobSpec) -> Any:
             yield ("training", "steps"), "invalid_option", "evaluate trains nothing, so it takes no steps"
     yield from _schedule_problems(spec)
     yield from _of_policy_gradients(spec)
-    if isinstance(spec.algorithm, RewardModelConfig) and spec.evaluation is not None:
-        message = "a reward model samples nothing; it is measured on held-out pairs (algorithm.held_out)"
-        yield ("evaluation",), "invalid_option", message
-    if spec.limits.bounded and spec.rubric is None and spec.evaluation is None:
-        yield ("limits",), "invalid_option", "without a rubric or an evaluation no judge is asked; leave 'limits' out"
-    if spec.evaluation is not None and spec.evaluation.rubric is None and spec.rubric is None:
-        yield ("evaluation", "rubric"), "missing", "evaluation needs a rubric"
+    yield from _of_evaluation(spec)
+
+
+def _of_evaluation(spec: JobSpec) -> Any:
+    """Which held-out data goes with the algorithm, and what is only said of prompts."""
+    kind, held_out = spec.algorithm.type, spec.evaluation
+    if spec.limits.bounded and spec.rubric is None and (held_out is None or held_out.prompts is None):
+        message = "without a rubric or an evaluation of prompts no judge is asked; leave 'limits' out"
+        yield ("limits",), "invalid_option", message
+    if held_out is None or isinstance(spec.algorithm, EvaluateConfig):
+        return
+    wanted = data_kind(spec.algorithm)
+    named = [name for name in DataSpec.model_fields if getattr(held_out, name) is not None]
+    fitting = [] if wanted == "prompts" else [wanted]
+    if isinstance(spec.algorithm, RewardModelConfig):
+        if held_out.prompts is not None:
+            message = "a reward model samples nothing; it is measured on held-out pairs: name 'preferences', or algorithm.held_out"
+            yield ("evaluation", "prompts"), "invalid_option", message
+    else:
+        fitting = ["prompts", *fitting]
+    for name in named:
+        if name not in fitting and name != "prompts":
+            message = f"{kind} is evaluated on {' or '.join(fitting)}, not on {name}"
+            yield ("evaluation", name), "invalid_option", message
+        elif name != "prompts" and getattr(held_out, name) == getattr(spec.data, name):
+            message = f"these {name} are the ones that are trained on; hold out others"
+            yield ("evaluation", name), "invalid_option", message
+    if not named:
+        yield ("evaluation", fitting[0]), "missing", f"say what is held out: {' or '.join(fitting)}"
+    elif held_out.prompts is not None and held_out.rubric is None and spec.rubric is None:
+        yield ("evaluation", "rubric"), "missing", "an evaluation of prompts needs a rubric"
+    if held_out.prompts is None and named:
+        for name, given in (
+            ("rubric", held_out.rubric is not None),
+            ("temperature", held_out.temperature > 0),
+            ("samples", held_out.samples > 1),
+        ):
+            if given:
+                message = f"'{name}' is for prompts, which are sampled and graded; there are none"
+                yield ("evaluation", name), "invalid_option", message
 
 
 def _of_data(spec: JobSpec) -> Any:
@@ -246,9 +290,8 @@ def _of_data(spec: JobSpec) -> Any:
 
 def _schedule_problems(spec: JobSpec) -> Any:
     training = spec.training
-    if training.steps is not None and training.warmup_steps >= training.steps > 1:
-        message = f"a warm-up of {training.warmup_steps} steps leaves none of the {training.steps} at the full rate"
-        yield ("training", "warmup_steps"), "invalid_option", message
+    for place, code, message in training.problems(training.steps):
+        yield ("training", *place), code, message
     of_rounds = isinstance(spec.algorithm, OnPolicyConfig) and spec.algorithm.rounds > 1
     if of_rounds and spec.evaluation is not None and spec.evaluation.on_regression == "stop":
         message = "what a worse round does is said by algorithm.on_regression; leave this at 'continue'"

@@ -35,7 +35,8 @@ class RewardModelConfig(Value):
     """A reward model from preferences (Bradley and Terry 1952): a scalar head on the policy's model.
 
     `held_out` is the share of pairs that is never trained on: accuracy is measured there, and the mean and deviation of rewards
-    that turn the model's output into a score. `centring` weighs (r_chosen + r_rejected)² (arXiv 2312.09244). `use_margins`: a
+    that turn the model's output into a score; with `evaluation.preferences` those pairs serve for it, and all others are trained on.
+    `centring` weighs (r_chosen + r_rejected)² (arXiv 2312.09244). `use_margins`: a
     row's margin is by how much its chosen completion must win.
     """
 

@@ -59,7 +59,7 @@ async def submit_job(session: AsyncSession, caller: Caller, spec: JobSpec) -> Jo
         if "prompts" in data:
             await require_rubrics(session, pinned["rubric"], data["prompts"], "/rubric")
         _check_floors(spec, list(rubrics.contents.values()))
-    if spec.evaluation is not None:
+    if spec.evaluation is not None and spec.evaluation.prompts is not None:
         place = "/evaluation/prompts"
         data["evaluation"], _ = await pin_snapshot(session, project, spec.evaluation.prompts, ("prompts",), place)
         pinned["evaluation_rubric"], place = pinned.get("rubric"), "/rubric"
@@ -67,6 +67,10 @@ async def submit_job(session: AsyncSession, caller: Caller, spec: JobSpec) -> Jo
             place = "/evaluation/rubric"
             pinned["evaluation_rubric"] = await rubrics.add(session, project, spec.evaluation.rubric, place)
         await require_rubrics(session, pinned["evaluation_rubric"], data["evaluation"], place)
+    if spec.evaluation is not None and spec.evaluation.rows is not None:
+        kind = spec.evaluation.rows
+        held_out, place = getattr(spec.evaluation, kind), f"/evaluation/{kind}"
+        data["held_out"], _ = await pin_snapshot(session, project, held_out, (kind,), place)
     options, trained = aggregations(spec, rubrics.contents), sorted(set(pinned.get("rubric", {}).values()))
     pinned["rubrics"] = {
         name: {**version, "aggregation": options[name].model_dump()} for name, version in rubrics.versions.items()

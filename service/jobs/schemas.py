@@ -72,7 +72,8 @@ class JobOut(BaseModel):
             written = evaluation.get("rubric") or row.spec.get("rubric")
             evaluation = {
                 **evaluation,
-                "data": resolved["data"]["evaluation"],
+                "data": resolved["data"].get("evaluation"),
+                "held_out": resolved["data"].get("held_out"),
                 "rubric": _rubric(PinnedRubrics.of(resolved, "evaluation_rubric"), written),
             }
         shown = ("adapter", "rollout", "training", "checkpoints", "resources")
@@ -86,7 +87,9 @@ class JobOut(BaseModel):
             progress=Progress(step=row.progress_step, steps=row.progress_steps),
             attempt=row.attempt,
             policy=resolved["policy"],
-            data={kind: snapshot for kind, snapshot in resolved["data"].items() if kind != "evaluation"},
+            data={
+                kind: snapshot for kind, snapshot in resolved["data"].items() if kind not in ("evaluation", "held_out")
+            },
             rubric=_rubric(PinnedRubrics.of(resolved), row.spec.get("rubric")),
             judges=resolved["judges"],
             calibrations=calibration_versions(resolved),

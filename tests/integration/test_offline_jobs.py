@@ -40,7 +40,30 @@ def test_reward_model(bench, api):
     assert caught.value.errors[0]["pointer"] == "/policy/model"
     with pytest.raises(ApiError) as caught:
         api.post("/v1/jobs", bench.spec("reward_model", evaluation={"prompts": bench.prompts()}))
-    assert caught.value.errors[0]["pointer"] == "/evaluation"
+    assert caught.value.errors[0]["pointer"] == "/evaluation/prompts"
+
+
+def test_held_out_pairs_of_their_own(bench, api):
+    held = api.post("/v1/datasets", {"name": "held", "kind": "preferences"})["id"]
+    api.upload_rows(held, [{"prompt": p, "chosen": f"{p} {p}", "rejected": "c d"} for p in "abef"])
+    evaluation = {"preferences": held, "every_steps": 4}
+    job = bench.run("dpo", training={"steps": 8, "learning_rate": 0.003}, evaluation=evaluation,
+                    checkpoints={"every_steps": 4, "keep": 3})  # fmt: skip
+    losses = bench.series(job["id"], "evaluation.loss")
+    assert set(losses) == {0, 4, 8}
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-6)  # the policy is its own reference
+    assert job["evaluation"]["held_out"]["rows"] == 4
+    assert set(job["data"]) == {"preferences"}
+    best = api.get(f"/v1/checkpoints/{job['result']['best_checkpoint']}")
+    assert best["metrics"]["evaluation.loss"] == min(losses[4], losses[8])
+    for change, pointer, word in (
+        ({"preferences": bench.prompts()}, "/evaluation/preferences", "holds prompts"),
+        ({"demonstrations": held}, "/evaluation/demonstrations", "not on demonstrations"),
+    ):
+        with pytest.raises(ApiError) as caught:
+            api.post("/v1/jobs", bench.spec("dpo", evaluation=change))
+        assert caught.value.errors[0]["pointer"] == pointer
+        assert word in caught.value.errors[0]["message"]
 
 
 def test_rejection_sampling(bench, api):

@@ -9,10 +9,9 @@ import math
 
 import pytest
 
-from tests.support.training import Control, Grader, Recorder, run_of, spec_of
+from tests.support.training import Grader, held_out_of, run_of, spec_of
 from workers.algorithms.base import Demonstration, Preference, pairs_of
 from workers.algorithms.dpo import sums_of
-from workers.training.pair_evaluation import PairEvaluation
 
 pytestmark = pytest.mark.learning
 
@@ -116,7 +115,7 @@ def test_a_reward_model_ranks_pairs_it_has_not_seen(tiny_folder, load_reward, se
     )
     run.environment.preferences = pairs[:80]
     run.go()
-    found = PairEvaluation(policy, Recorder(), Control(), pairs[80:]).run(60)
+    found = held_out_of(run, pairs[80:]).run(60)
     assert found["evaluation.accuracy"] > 0.9
     assert run.recorder.metric["loss"][60] < 0.3 < math.log(2)
 

@@ -9,10 +9,12 @@ from service.domain.scoring import CriterionWeight
 from workers.advantages.group import group_advantages
 from workers.algorithms import ALGORITHMS
 from workers.algorithms.base import Demonstration, Preference
+from workers.training.demonstration_evaluation import DemonstrationEvaluation
 from workers.training.environment import Rollouts, TrainingEnvironment
 from workers.training.evaluation import Evaluation
 from workers.training.loop import Run
 from workers.training.optim import build_optimizer
+from workers.training.pair_evaluation import PairEvaluation
 from workers.training.ports import Interrupted
 from workers.training.rounds import Rounds
 from workers.training.state import TrainerState
@@ -126,7 +128,27 @@ def algorithm_of(spec):
     return ALGORITHMS[spec.algorithm.type](spec)
 
 
-def run_of(policy, spec, *, state=None, control=None, grader=None, save=None, optimizer=None, evaluate=False):
+HELD_OUT = {
+    "sft": [Demonstration(f"held{k}", [3 + k, 4], [6 + k, 7, 1][k % 2 :], 1.0 + k / 2) for k in range(5)],
+    "preferences": [
+        Preference(f"held{k}", [10 + k], [5 + k, 6, 1], [7, 8 + k, 9, 1][: 2 + k % 3], 0.0) for k in range(5)
+    ],
+}
+
+
+def held_out_of(run, rows=None, every_steps=2):
+    """What gives the held-out loss of a run of sft, dpo or a reward model."""
+    common = (run.recorder, run.control)
+    if run.spec.algorithm.type == "sft":
+        return DemonstrationEvaluation(run.policy, *common, rows or HELD_OUT["sft"], every_steps)
+    return PairEvaluation(
+        run.policy, run.algorithm, run.environment, *common, rows or HELD_OUT["preferences"], every_steps
+    )
+
+
+def run_of(
+    policy, spec, *, state=None, control=None, grader=None, save=None, optimizer=None, evaluate=False, held_out=False
+):
     recorder, control, grader = Recorder(), control or Control(), grader or Grader()
     state = state or TrainerState()
     algorithm = algorithm_of(spec)
@@ -140,12 +162,15 @@ def run_of(policy, spec, *, state=None, control=None, grader=None, save=None, op
         Evaluation(rollouts, recorder, PROMPTS if evaluate == "all" else PROMPTS[:2], 0.0, 1) if evaluate else None
     )
     optimizer = optimizer or build_optimizer(policy, spec.training, algorithm.value_learning_rate)
-    return Run(
+    run = Run(
         spec=spec, steps=spec.training.steps, algorithm=algorithm, policy=policy, optimizer=optimizer,
         environment=environment, evaluation=evaluation,
         state=state, recorder=recorder, control=control, save=save or (lambda state: None),
         rounds=Rounds.of(spec, algorithm, policy, optimizer),
     )  # fmt: skip
+    if held_out:
+        run.held_out = held_out_of(run)
+    return run
 
 
 def gradient(policy, algorithm, batch):

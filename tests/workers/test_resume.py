@@ -51,17 +51,17 @@ def saver(folder, policy, optimizer, spec):
 def test_a_stopped_run_ends_with_the_same_bits(
     tiny_folder, load, load_reward, tmp_path, kind, algorithm, stop_at, adapter
 ):
-    evaluate = kind != "reward_model"
-    load = load if evaluate else load_reward
+    measured = {"evaluate": kind != "reward_model", "held_out": kind in ("sft", "dpo", "reward_model")}
+    load = load if measured["evaluate"] else load_reward
     spec = spec_of(kind, algorithm=algorithm, adapter=adapter)
     extra = {"adapter": spec.adapter, **({"reference": True, "value": "separate"} if kind == "ppo" else {})}
     straight = load(tiny_folder, **extra)
-    whole = run_of(straight, spec, evaluate=evaluate)
+    whole = run_of(straight, spec, **measured)
     whole.go()
 
     policy = load(tiny_folder, **extra)
     optimizer = build_optimizer(policy, spec.training)
-    first = run_of(policy, spec, control=Control(stop_at), optimizer=optimizer, evaluate=evaluate,
+    first = run_of(policy, spec, control=Control(stop_at), optimizer=optimizer, **measured,
                    save=saver(tmp_path, policy, optimizer, spec))  # fmt: skip
     with contextlib.suppress(Interrupted):
         first.go()
@@ -70,7 +70,7 @@ def test_a_stopped_run_ends_with_the_same_bits(
     again = load(tiny_folder, resume=folder, **extra)
     optimizer = build_optimizer(again, spec.training)
     restore(folder, again, optimizer)
-    second = run_of(again, spec, state=read_trainer_state(folder), optimizer=optimizer, evaluate=evaluate)
+    second = run_of(again, spec, state=read_trainer_state(folder), optimizer=optimizer, **measured)
     second.go()
     assert torch.equal(weights(again), weights(straight))
     assert second.recorder.step in (0, 5)

@@ -7,9 +7,9 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from service.domain.job import LoraSpec
-from tests.support.training import PAIRS, Control, Recorder, gradient, run_of, spec_of
+from tests.support.training import PAIRS, gradient, held_out_of, run_of, spec_of
 from workers.algorithms.base import Preference, pairs_of
-from workers.training.pair_evaluation import PairEvaluation, split_held_out
+from workers.training.pair_evaluation import split_held_out
 
 
 def plain_reward(policy, prompt, tokens):
@@ -116,10 +116,10 @@ def test_what_is_held_out_shares_no_prompt_with_what_is_trained_on():
 
 def test_held_out_pairs_measure_accuracy_and_where_rewards_lie(tiny_folder, load_reward):
     policy = load_reward(tiny_folder)
-    recorder = Recorder()
-    metrics = PairEvaluation(policy, recorder, Control(), PAIRS).run(3)
+    run = run_of(policy, spec_of("reward_model"))
+    metrics = held_out_of(run, PAIRS).run(3)
     rewards = policy.pair_rewards(pairs_of(PAIRS)).detach()
     assert metrics["evaluation.accuracy"] == pytest.approx(float((rewards[0::2] > rewards[1::2]).float().mean()))
     assert metrics["evaluation.reward_mean"] == pytest.approx(float(rewards.mean()), abs=1e-6)
     assert metrics["evaluation.reward_std"] == pytest.approx(float(rewards.std()), abs=1e-6)
-    assert recorder.metric["evaluation.pairs"] == {3: 8.0}
+    assert run.recorder.metric["evaluation.pairs"] == {3: 8.0}

@@ -102,6 +102,35 @@ def pairs_of(rows: Sequence[Preference], reference: Mapping[str, tuple[float, fl
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """What a policy says of pairs: the loss of each, with gradient, and the rewards of chosen and rejected in turn."""
+
+    losses: Float[Tensor, " pairs"]
+    rewards: Float[Tensor, " two_per_pair"]
+
+    def metrics(self) -> dict[str, tuple[float, float]]:
+        """Sums and counts, as `LossOutput` has them."""
+        won, lost = self.rewards[0::2], self.rewards[1::2]
+        count = float(len(won))
+        return {
+            "accuracy": (float((won > lost).sum()), count),
+            "reward_margin": (float((won - lost).sum()), count),
+            "reward.chosen": (float(won.sum()), count),
+            "reward.rejected": (float(lost.sum()), count),
+        }
+
+
+class LearnsPairs(Protocol):
+    """An algorithm that can say what it makes of pairs that it does not train on."""
+
+    def refer(self, policy: Policy, environment: Environment, rows: Sequence[Preference]) -> PreferenceBatch:
+        """Pairs as a batch, with what the reference says of them where one is needed."""
+
+    def judge(self, policy: Policy, batch: PreferenceBatch) -> Judged:
+        """The loss of each pair, and the rewards of chosen and rejected."""
+
+
+@dataclass(frozen=True, slots=True)
 class Drawn:
     """The groups of a step in their places, those that were replaced, and how often prompts were drawn again."""
 
@@ -189,8 +218,8 @@ class Algorithm:
     """Whether everything is computed in float32 even where the job's precision is lower."""
     kl_limit: float | None = None
     """Above this mean divergence from the reference, in nats per token, the job stops."""
-    best_metric = "evaluation.plain_reward"
-    """What makes one checkpoint better than another; higher is better."""
+    best_metrics = ("evaluation.plain_reward", "evaluation.loss")
+    """What makes one checkpoint better than another: the first of these that was measured."""
 
     def __init__(self, spec: JobSpec) -> None:
         self.spec = spec

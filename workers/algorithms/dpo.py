@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from jaxtyping import Float
 from torch import Tensor
 
 from service.domain.job import JobSpec
 from service.domain.preference import DpoConfig
-from workers.algorithms.base import Algorithm, Collected, Environment, Policy, pairs_of
+from workers.algorithms.base import Algorithm, Collected, Environment, Judged, Policy, Preference, pairs_of
 from workers.losses.preference import LENGTH_NORMALISED, preference_logits, preference_loss
 from workers.types import FlatLogprobs, LossOutput, PreferenceBatch
 
@@ -31,13 +33,21 @@ class Dpo(Algorithm):
 
     def prepare(self, policy: Policy, environment: Environment) -> None:
         """Run the pairs that the job will see through the reference, those that have not been."""
+        self._know(policy, environment, environment.all_preferences(self.batch_size))
+
+    def _know(self, policy: Policy, environment: Environment, wanted: Sequence[Preference]) -> None:
         known = environment.reference
-        rows = [row for row in environment.all_preferences(self.batch_size) if row.id not in known]
+        rows = [row for row in wanted if row.id not in known]
         for start in range(0, len(rows), PIECE):
             environment.check()
             for piece in policy.microbatches(pairs_of(rows[start : start + PIECE])):
                 sums = sums_of(policy.reference_pair_logprobs(piece)).tolist()
                 known.update(zip(piece.ids_P, zip(sums[0::2], sums[1::2], strict=True), strict=True))
+
+    def refer(self, policy: Policy, environment: Environment, rows: Sequence[Preference]) -> PreferenceBatch:
+        """Pairs that are held out; the reference is asked about them once, before the first step (and saved, as of all pairs)."""
+        self._know(policy, environment, rows)
+        return pairs_of(rows, environment.reference)
 
     def collect(self, environment: Environment) -> Collected:
         """The next `training.batch_size` pairs."""
@@ -46,8 +56,11 @@ class Dpo(Algorithm):
         environment.report({"completion_length": sum(lengths) / len(lengths)})
         return Collected(pairs_of(rows, environment.reference))
 
-    def loss(self, policy: Policy, batch: PreferenceBatch) -> LossOutput:
-        """The sum over pairs, divided by the pairs of the step."""
+    def judge(self, policy: Policy, batch: PreferenceBatch) -> Judged:
+        """The loss of each pair, and DPO's implicit rewards β·log(π/π_ref) of chosen and rejected."""
+        return self._judge(policy, batch)[0]
+
+    def _judge(self, policy: Policy, batch: PreferenceBatch) -> tuple[Judged, Float[Tensor, " batch"]]:
         config = self.config
         flat = policy.pair_logprobs(batch)
         sums = sums_of(flat)
@@ -60,19 +73,19 @@ class Dpo(Algorithm):
             lengths=(lengths[0::2], lengths[1::2]),
             normalised=config.loss in LENGTH_NORMALISED,
         )
-        per_pair = preference_loss(delta, beta=config.beta, loss=config.loss, label_smoothing=config.label_smoothing)
-        rewards = config.beta * (sums.detach() - reference)  # DPO's implicit rewards
-        chosen, rejected = rewards[0::2], rewards[1::2]
+        losses = preference_loss(delta, beta=config.beta, loss=config.loss, label_smoothing=config.label_smoothing)
+        return Judged(losses, config.beta * (sums.detach() - reference)), sums.detach()
+
+    def loss(self, policy: Policy, batch: PreferenceBatch) -> LossOutput:
+        """The sum over pairs, divided by the pairs of the step."""
+        judged, sums = self._judge(policy, batch)
         count = float(len(batch.prompts_P_T))
         metrics = {
-            "accuracy": (float((chosen > rejected).sum()), count),
-            "reward_margin": (float((chosen - rejected).sum()), count),
-            "reward.chosen": (float(chosen.sum()), count),
-            "reward.rejected": (float(rejected.sum()), count),
-            "logprob.chosen": (float(sums.detach()[0::2].sum()), count),
-            "logprob.rejected": (float(sums.detach()[1::2].sum()), count),
+            **judged.metrics(),
+            "logprob.chosen": (float(sums[0::2].sum()), count),
+            "logprob.rejected": (float(sums[1::2].sum()), count),
         }
-        return LossOutput(per_pair.sum() / batch.pairs_in_step, metrics)
+        return LossOutput(judged.losses.sum() / batch.pairs_in_step, metrics)
 
 
 def sums_of(flat: FlatLogprobs) -> Float[Tensor, " batch"]:

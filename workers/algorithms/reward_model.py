@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from service.domain.job import JobSpec
 from service.domain.preference import RewardModelConfig
-from workers.algorithms.base import Algorithm, Collected, Environment, Policy, pairs_of
+from workers.algorithms.base import Algorithm, Collected, Environment, Judged, Policy, Preference, pairs_of
 from workers.losses.preference import bradley_terry_loss
 from workers.types import LossOutput, PreferenceBatch
 
@@ -13,7 +15,7 @@ class RewardModel(Algorithm):
     """The mean over the step's pairs of −log σ(r_chosen − r_rejected − margin), with centring if asked for."""
 
     model_kind = "reward"
-    best_metric = "evaluation.accuracy"
+    best_metrics = ("evaluation.accuracy", "evaluation.loss")
 
     def __init__(self, spec: JobSpec) -> None:
         super().__init__(spec)
@@ -26,18 +28,18 @@ class RewardModel(Algorithm):
         """The next `training.batch_size` pairs that are not held out."""
         return Collected(pairs_of(environment.next_preferences(self.batch_size)))
 
+    def refer(self, policy: Policy, environment: Environment, rows: Sequence[Preference]) -> PreferenceBatch:
+        """Pairs as a batch; a reward model needs no reference."""
+        return pairs_of(rows)
+
+    def judge(self, policy: Policy, batch: PreferenceBatch) -> Judged:
+        """The loss of each pair, and the rewards of chosen and rejected."""
+        rewards = policy.pair_rewards(batch)
+        margins = rewards.new_tensor(batch.margins_P if self.config.use_margins else [0.0] * len(batch.margins_P))
+        losses = bradley_terry_loss(rewards[0::2], rewards[1::2], margins, centring=self.config.centring)
+        return Judged(losses, rewards.detach())
+
     def loss(self, policy: Policy, batch: PreferenceBatch) -> LossOutput:
         """The sum over pairs, divided by the pairs of the step."""
-        rewards = policy.pair_rewards(batch)
-        chosen, rejected = rewards[0::2], rewards[1::2]
-        margins = rewards.new_tensor(batch.margins_P if self.config.use_margins else [0.0] * len(batch.margins_P))
-        per_pair = bradley_terry_loss(chosen, rejected, margins, centring=self.config.centring)
-        count = float(len(batch.ids_P))
-        won, lost = chosen.detach(), rejected.detach()
-        metrics = {
-            "accuracy": (float((won > lost).sum()), count),
-            "reward_margin": (float((won - lost).sum()), count),
-            "reward.chosen": (float(won.sum()), count),
-            "reward.rejected": (float(lost.sum()), count),
-        }
-        return LossOutput(per_pair.sum() / batch.pairs_in_step, metrics)
+        judged = self.judge(policy, batch)
+        return LossOutput(judged.losses.sum() / batch.pairs_in_step, judged.metrics())

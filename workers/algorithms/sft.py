@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from workers.algorithms.base import Algorithm, Collected, Environment, Policy, supervised_loss
+from collections.abc import Sequence
+
+from workers.algorithms.base import Algorithm, Collected, Demonstration, Environment, Policy, supervised_loss
 from workers.types import LossOutput, SupervisedBatch
+
+
+def step_of(rows: Sequence[Demonstration]) -> SupervisedBatch:
+    """Demonstrations as one optimizer step."""
+    return SupervisedBatch.step(
+        [row.prompt for row in rows],
+        [row.completion for row in rows],
+        [row.weight for row in rows],
+        [row.trained or [True] * len(row.completion) for row in rows],
+    )
 
 
 class Sft(Algorithm):
@@ -13,12 +25,7 @@ class Sft(Algorithm):
         """The next `training.batch_size` demonstrations."""
         assert self.spec.training.batch_size is not None
         rows = environment.next_demonstrations(self.spec.training.batch_size)
-        batch = SupervisedBatch.step(
-            [row.prompt for row in rows],
-            [row.completion for row in rows],
-            [row.weight for row in rows],
-            [row.trained or [True] * len(row.completion) for row in rows],
-        )
+        batch = step_of(rows)
         environment.report({"completion_length": batch.token_count / len(rows)})
         return Collected(batch)
 

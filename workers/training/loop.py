@@ -16,11 +16,12 @@ from workers.policy.causal import CausalPolicy
 from workers.policy.reward import RewardPolicy
 from workers.seeds import derive_seed
 from workers.training.appraisal import Appraisal
+from workers.training.demonstration_evaluation import DemonstrationEvaluation
 from workers.training.evaluation import Evaluation
 from workers.training.optim import learning_rate
 from workers.training.pair_evaluation import PairEvaluation
 from workers.training.ports import Control, Interrupted, Recorder, Suspended
-from workers.training.rounds import Rounds, compare, regression_failure, worse_than_before
+from workers.training.rounds import Measure, Rounds, compare, regression_failure, worse_than_before
 from workers.training.state import TrainerState
 from workers.training.stops import step_or_skip
 from workers.types import Batch, UpdateReport
@@ -36,12 +37,14 @@ class Run:
     policy: CausalPolicy | RewardPolicy
     optimizer: torch.optim.Optimizer | None
     environment: Environment
-    evaluation: Evaluation | Appraisal | PairEvaluation | None
+    evaluation: Evaluation | Appraisal | None
     state: TrainerState
     recorder: Recorder
     control: Control
     save: Callable[[TrainerState], None]
     """Write and register a checkpoint of this state; does nothing if the step has one."""
+    held_out: DemonstrationEvaluation | PairEvaluation | None = None
+    """The loss on rows that are held out, beside `evaluation` or alone."""
     rounds: Rounds | None = None
     finalizing: Callable[[], None] = lambda: None
     """Called once training is over, before the last checkpoint; may raise `Interrupted` for a pause that came first."""
@@ -131,34 +134,39 @@ class Run:
 
     def _evaluate_if_due(self, *, first: bool = False) -> None:
         """At the first step, every `every_steps` and at the last step, once each also across resumes."""
-        if self.evaluation is None or self.state.evaluated_step == self.state.step:
+        measured = [part for part in (self.evaluation, self.held_out) if part is not None]
+        if not measured or self.state.evaluated_step == self.state.step:
             return
         due = (
-            self._every(self.evaluation.every_steps)
+            self._every(measured[0].every_steps)
             or self.state.step == self.steps
             or (first and self.state.step == 0)
             or (self.rounds is not None and self.rounds.is_over(self.state))
         )
         if due:
-            self.state.evaluation = self.evaluation.run(self.state.step)
+            self.state.evaluation = {
+                name: value for part in measured for name, value in part.run(self.state.step).items()
+            }
             self.state.evaluated_step = self.state.step
             if isinstance(self.evaluation, Evaluation):
-                self._stop_if_worse(self.evaluation.by_prompt)
+                self._stop_if_worse(self.evaluation.by_prompt, "plain reward")
+            elif self.held_out is not None:
+                self._stop_if_worse({row: -loss for row, loss in self.held_out.by_row.items()}, "loss")
             if self.rounds is not None and isinstance(self.evaluation, Evaluation):
                 self._close_round(self.rounds, self.evaluation.by_prompt)
 
-    def _stop_if_worse(self, by_prompt: dict[str, float]) -> None:
-        """Compare with the best evaluation before, if that may end the job."""
+    def _stop_if_worse(self, by_row: dict[str, float], measure: Measure) -> None:
+        """Compare with the best evaluation before, if that may end the job; higher is better."""
         spec, state = self.spec.evaluation, self.state
-        if spec is None or spec.on_regression != "stop" or not by_prompt:
+        if spec is None or spec.on_regression != "stop" or not by_row:
             return
         best = state.best_held_out
-        found = compare(best, by_prompt, derive_seed(self.spec.training.seed, "regression", "step", state.step))
+        found = compare(best, by_row, derive_seed(self.spec.training.seed, "regression", "step", state.step))
         if found.regression:
             self.save(state)
-            raise worse_than_before(state.step, found)
-        if not best or mean(by_prompt.values()) > mean(best.values()):
-            state.best_held_out = dict(by_prompt)
+            raise worse_than_before(state.step, found, measure)
+        if not best or mean(by_row.values()) > mean(best.values()):
+            state.best_held_out = dict(by_row)
 
     def _close_round(self, rounds: Rounds, by_prompt: dict[str, float]) -> None:
         """After the evaluation at a round's end; that of step 0 is what the first round is compared with."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +28,8 @@ def build_optimizer(policy: Any, spec: TrainingSpec, value_learning_rate: float 
 
 
 def learning_rate(spec: TrainingSpec, step: int, steps: int) -> float:
-    """The rate of optimizer step `step` (0 first) of `steps`: linear warm-up, then constant, linear or cosine to 0."""
-    if spec.learning_rate is None:
-        return 0.0
-    if step < spec.warmup_steps:
-        return spec.learning_rate * (step + 1) / spec.warmup_steps
-    if spec.schedule == "constant":
-        return spec.learning_rate
-    done = (step - spec.warmup_steps) / max(steps - spec.warmup_steps, 1)
-    left = 1 - done if spec.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
-    return spec.learning_rate * left
+    """The rate of optimizer step `step` (0 first) of `steps`; 0 for algorithms that take none."""
+    return 0.0 if spec.learning_rate is None else spec.learning_rate * spec.rate_share(step, steps)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, policy: Any) -> dict[str, torch.Tensor]:

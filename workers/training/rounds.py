@@ -25,6 +25,7 @@ from workers.training.optim import optimizer_tensors, put_optimizer_tensors
 from workers.training.state import TrainerState
 
 WEIGHT = "weight."
+Measure = Literal["plain reward", "loss"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +146,18 @@ def regression_failure(data: dict[str, Any]) -> JobFailure:
     )
 
 
-def worse_than_before(step: int, found: Comparison) -> JobFailure:
+def worse_than_before(step: int, found: Comparison, measure: Measure) -> JobFailure:
     """What a job fails with whose held-out evaluation is worse than an earlier one."""
+    assert found.before is not None
+    assert found.after is not None
+    assert found.low is not None
+    assert found.high is not None
+    before, after, low, high = found.before, found.after, found.low, found.high
+    if measure == "loss":  # compared as −loss, so that higher is better for both
+        before, after, low, high = -before, -after, -high, -low
     return JobFailure(
         "regression",
-        f"held-out plain reward got worse: {found.before:.4f} at the best evaluation before became {found.after:.4f} at step {step} "
-        f"on {found.prompts} prompts, the 95 % interval of the difference is {found.low:.4f} to {found.high:.4f}. The checkpoints "
-        "are kept; evaluation.on_regression 'continue' would have gone on",
+        f"held-out {measure} got worse: {before:.4f} at the best evaluation before became {after:.4f} at step {step} "
+        f"on {found.prompts} {'rows' if measure == 'loss' else 'prompts'}, the 95 % interval of the difference is {low:.4f} to "
+        f"{high:.4f}. The checkpoints are kept; evaluation.on_regression 'continue' would have gone on",
     )

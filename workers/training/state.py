@@ -33,7 +33,7 @@ class TrainerState:
     round_evaluation: dict[str, float] = field(default_factory=dict)
     round_start: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
     best_held_out: dict[str, float] = field(default_factory=dict)
-    """Held-out plain rewards by prompt at the best evaluation so far, where a worse one stops the job."""
+    """Held-out plain rewards by prompt (or −loss by row) at the best evaluation so far, where a worse one stops the job."""
     reference: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Summed log-probabilities of (chosen, rejected) under the policy that the job started from, by row."""
     reward_average: tuple[float, float] = (0.0, 0.0)
