@@ -90,7 +90,7 @@ async def require_rubrics(session: AsyncSession, names: Mapping[str, str], snaps
     statement = dataset_queries.outside_categories(snapshot.dataset, snapshot.last_seq, names)
     faults = [
         {"pointer": place, "code": "no_rubric", "message": _no_rubric(snapshot.dataset, category, rows)}
-        for category, rows in (await session.execute(statement.limit(20))).tuples()
+        for category, rows in await session.execute(statement.limit(20))
     ]
     if faults:
         raise Invalid.of(faults)
@@ -153,7 +153,7 @@ async def _local_judges(session: AsyncSession, judges: Mapping[str, int]) -> dic
     model = JudgeRevision.config["model"].as_string()
     pinned = tuple_(JudgeRevision.judge_id, JudgeRevision.revision).in_(list(judges.items()))
     rows = await session.execute(select(JudgeRevision.judge_id, model).where(pinned, model.is_not(None)))
-    return dict(sorted(rows.tuples().all()))
+    return dict(sorted(rows.all()))
 
 
 async def _pin_model(
@@ -176,7 +176,7 @@ async def _pin_judges(session: AsyncSession, project: str, wanted: Named) -> dic
     found = await session.execute(
         select(Judge.id, Judge.revision).where(Judge.project_id == project, Judge.id.in_(wanted))
     )
-    pinned: dict[str, int] = dict(found.tuples().all())
+    pinned: dict[str, int] = dict(found.all())
     missing = sorted(judge for judge in wanted if judge not in pinned)
     if missing:
         place, who = wanted[missing[0]]

@@ -34,7 +34,8 @@ critiques = router("critiques")
 async def shown(session: SessionDep, rows: Sequence[Any]) -> list[CritiqueOut]:
     """Rows with the passages that they quote, their ratings, and whether they are hidden."""
     ids = [row.id for row in rows]
-    texts = dict((await session.execute(queries.texts({row.completion_id for row in rows}))).tuples().all())
+    found = await session.execute(queries.texts({row.completion_id for row in rows}))
+    texts: dict[str, str] = dict(found.all())
     ratings = {row[0]: (row[1], row[2]) for row in await session.execute(queries.ratings(ids))}
     hidden = {row.critique_id: row.reason for row in await session.scalars(queries.hidden(ids))}
     return [CritiqueOut.of(row, texts.get(row.completion_id, ""), ratings.get(row.id, (0, 0)), hidden) for row in rows]

@@ -53,7 +53,7 @@ async def get_diagnostics(
     row = await _version(session, caller, rubric_id, version)
     content = RubricContent.model_validate(row.graded_by)
     statement = queries.of_version(caller.project_id, rubric_id, row.version, NEWEST, job_id=job, grading_id=grading)
-    completions = list((await session.execute(statement)).tuples())[::-1]
+    completions = list(await session.execute(statement))[::-1]
     cells: dict[str, dict[str, tuple[float, float | None]]] = defaultdict(dict)
     failed: dict[str, set[str]] = defaultdict(set)
     if completions:

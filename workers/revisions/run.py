@@ -213,7 +213,7 @@ class Revising:
         answers = self.held.answers(keys)
         decided = []
         for pair in pairs:
-            take(pair, answers)
+            take(pair, answers, self.contents.calibrator(pair.rubric))
             del self.comparing[pair.number]
             weights = criterion_weights(pair.criteria)
             keep = pair.kind == "revision"

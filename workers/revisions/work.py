@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
+from service.domain.calibration import Calibrator
 from service.domain.criteria import criteria_of
 from service.domain.grade import Cell
 from service.domain.pinned import version_name
@@ -61,6 +62,10 @@ class Contents:
             self._parsed[name] = RubricContent.model_validate(content)
         return self._parsed[name]
 
+    def calibrator(self, rubric: tuple[str, int]) -> Calibrator:
+        """What the judges' confidences are worth on this version's criteria."""
+        return Calibrator.of(self.held.grading.resolved, self.of(rubric))
+
 
 def pairs_of(rows: Iterable[Any]) -> list[PairWork]:
     """The groups of a request, from their members in order of group and position."""
@@ -104,11 +109,11 @@ def prepare(pair: PairWork, contents: Contents, votes: int) -> None:
     ]
 
 
-def take(pair: PairWork, answers: Mapping[str, list[dict[str, Cell]]]) -> None:
-    """The judges' cells."""
+def take(pair: PairWork, answers: Mapping[str, list[dict[str, Cell]]], calibrator: Calibrator) -> None:
+    """The judges' cells, their confidences worth what the request has pinned."""
     for question in pair.questions:
         for row, judged in zip(pair.cells, answers[question.key], strict=True):
-            row.update(judged)
+            row.update({key: calibrator.cell(cell) for key, cell in judged.items()})
 
 
 def queue_of(held: HeldGrading, judge: str) -> str:

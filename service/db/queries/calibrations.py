@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sqlalchemy import Select, func, select, tuple_
+from sqlalchemy.dialects.postgresql import distinct_on
 
 from service.db.tables import Calibration, Judge
 
@@ -28,7 +29,7 @@ def latest(judges: Mapping[str, int]) -> Select[Calibration]:
     """The newest of each of these judges' revisions."""
     return (
         select(Calibration)
-        .distinct(Calibration.judge_id)
+        .ext(distinct_on(Calibration.judge_id))
         .where(tuple_(Calibration.judge_id, Calibration.revision).in_(list(judges.items())))
         .order_by(Calibration.judge_id, Calibration.version.desc())
     )

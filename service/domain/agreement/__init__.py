@@ -5,7 +5,7 @@ do not have. Never a 0 or a 1 in its place.
 """
 
 from service.domain.agreement.alpha import Level, krippendorff_alpha, votes_alpha
-from service.domain.agreement.bootstrap import Interval, bootstrap
+from service.domain.agreement.bootstrap import Interval, bootstrap, bootstrap_all
 from service.domain.agreement.classes import balanced_f1, cohen_kappa, observed_agreement, weighted_kappa
 from service.domain.agreement.probabilities import Bin, brier_score, expected_calibration_error, reliability_bins
 from service.domain.agreement.summary import (
@@ -28,6 +28,7 @@ __all__ = [
     "among",
     "balanced_f1",
     "bootstrap",
+    "bootstrap_all",
     "brier_score",
     "check_confidence",
     "cohen_kappa",

@@ -17,17 +17,17 @@ def krippendorff_alpha(units: Iterable[Sequence[Any]], level: Level) -> float | 
     Squared differences δ²: nominal [a≠b], interval (a−b)², ordinal the squared distance of cumulated mid-ranks. Ratings of the
     levels ordinal and interval are numbers. Null where no unit has two ratings, and where all ratings are equal (D_e = 0).
     """
-    paired = [unit for unit in units if len(unit) >= 2]
-    totals = Counter(value for unit in paired for value in unit)
-    n = sum(totals.values())
+    kinds = Counter(tuple(unit) for unit in units if len(unit) >= 2)
+    totals: Counter[Any] = Counter()
+    for unit, times in kinds.items():
+        for value in unit:
+            totals[value] += times
     if len(totals) < 2:
         return None
     if level == "nominal":
-        return _nominal(paired, totals, n)
-    if level == "ordinal":
-        places = _mid_ranks(totals)
-        paired = [[places[value] for value in unit] for unit in paired]
-    return votes_alpha([_moments(unit) for unit in paired])
+        return _nominal(kinds, totals)
+    places = _mid_ranks(totals) if level == "ordinal" else {value: value for value in totals}
+    return _of_moments([(times, *_moments([places[v] for v in unit])) for unit, times in kinds.items()])
 
 
 def votes_alpha(units: Iterable[tuple[int, float, float | None]]) -> float | None:
@@ -35,21 +35,28 @@ def votes_alpha(units: Iterable[tuple[int, float, float | None]]) -> float | Non
 
     Exact, and all that a cell keeps of its votes: Σ_{i≠j}(x_i−x_j)² = 2m(m−1)s². For ratings of 0 and 1 it is nominal alpha too.
     """
-    known = [(m, mean, variance) for m, mean, variance in units if m >= 2 and variance is not None]
-    n = sum(m for m, _, _ in known)
-    if not known:
+    return _of_moments([(1, m, mean, variance) for m, mean, variance in units if m >= 2 and variance is not None])
+
+
+def _of_moments(units: Sequence[tuple[int, int, float, float]]) -> float | None:
+    """From how often a unit of so many ratings, with this mean and variance, is there."""
+    n = sum(times * m for times, m, _, _ in units)
+    if not units:
         return None
-    centre = math.fsum(m * mean for m, mean, _ in known) / n
-    within = math.fsum(m * variance for m, _, variance in known) / n
-    spread = math.fsum((m - 1) * variance + m * (mean - centre) ** 2 for m, mean, variance in known) / (n - 1)
+    centre = math.fsum(times * m * mean for times, m, mean, _ in units) / n
+    within = math.fsum(times * m * variance for times, m, _, variance in units) / n
+    apart = (times * ((m - 1) * variance + m * (mean - centre) ** 2) for times, m, mean, variance in units)
+    spread = math.fsum(apart) / (n - 1)
     return 1 - within / spread if spread > 1e-18 else None
 
 
-def _nominal(units: Sequence[Sequence[Any]], totals: Counter[Any], n: int) -> float:
+def _nominal(kinds: Counter[tuple[Any, ...]], totals: Counter[Any]) -> float:
     """D_o by counting equal pairs within units, D_e over all pairs of ratings."""
     apart = math.fsum(
-        (m * m - sum(count * count for count in Counter(unit).values())) / (m - 1) for unit in units if (m := len(unit))
+        times * (len(unit) ** 2 - sum(count * count for count in Counter(unit).values())) / (len(unit) - 1)
+        for unit, times in kinds.items()
     )
+    n = sum(totals.values())
     expected = (n * n - sum(count * count for count in totals.values())) / (n - 1)
     return 1 - apart / expected
 

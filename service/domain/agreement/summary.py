@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from service.domain.agreement.alpha import Level, krippendorff_alpha
-from service.domain.agreement.bootstrap import bootstrap
+from service.domain.agreement.bootstrap import bootstrap_all
 from service.domain.agreement.classes import balanced_f1, cohen_kappa, observed_agreement, weighted_kappa
 from service.domain.agreement.probabilities import brier_score, expected_calibration_error
 from service.domain.base import Value
@@ -63,43 +63,35 @@ def compare(ratings: Sequence[Ratings], level: Level, values: Sequence[float] | 
     """Everything about these texts; null without any. `values`: the scores that the scale has, null for any number."""
     if not ratings:
         return None
-
-    def of(statistic: Callable[[Sequence[tuple[float, float]]], float | None], wanted: bool = True) -> Statistic:
-        if not wanted:
-            return Statistic(value=None)
-        return _with_interval(ratings, lambda own: statistic(_pairs(own, values)))
-
-    classes = values is not None
-    order = sorted(values) if values is not None else []
-    return Comparison(
-        texts=len(ratings),
-        pairs=sum(len(people) for people, _ in ratings),
-        level=level,
-        agreement=of(observed_agreement, classes),
-        kappa=of(cohen_kappa, classes),
-        weighted_kappa=of(lambda pairs: weighted_kappa(pairs, order), classes and level == "ordinal"),
-        f1=of(balanced_f1, classes),
-        alpha=_with_interval(ratings, lambda own: krippendorff_alpha(_units(own, values), level)),
-        correlation=_with_interval(ratings, lambda own: _correlation(_pairs(own, None))),
-        bias=_with_interval(ratings, lambda own: mean(judge - mean(people) for people, judge in own)),
-    )
+    order = sorted(values) if values is not None else None
+    # People's ratings of each text, the judge's as one of the scale's, and as it was.
+    texts = [(people, nearest_value(judge, values), judge) for people, judge in ratings]
+    found = _with_intervals(texts, lambda own: _statistics(own, level, order))
+    return Comparison(texts=len(ratings), pairs=sum(len(people) for people, _ in ratings), level=level, **found)
 
 
-def _correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
-    return correlation([a for a, _ in pairs], [b for _, b in pairs])
+_Text = tuple[tuple[float, ...], float, float]
+
+
+def _statistics(texts: Sequence[_Text], level: Level, order: Sequence[float] | None) -> dict[str, float | None]:
+    """All at once: every statistic of one resample is made of the same pairs."""
+    pairs = [(person, nearest) for people, nearest, _ in texts for person in people]
+    raw = [(person, judge) for people, _, judge in texts for person in people]
+    classes = order is not None
+    return {
+        "agreement": observed_agreement(pairs) if classes else None,
+        "kappa": cohen_kappa(pairs) if classes else None,
+        "weighted_kappa": weighted_kappa(pairs, order) if classes and level == "ordinal" else None,
+        "f1": balanced_f1(pairs) if classes else None,
+        "alpha": krippendorff_alpha([(*people, nearest) for people, nearest, _ in texts], level),
+        "correlation": correlation([a for a, _ in raw], [b for _, b in raw]),
+        "bias": mean(judge - mean(people) for people, _, judge in texts),
+    }
 
 
 def nearest_value(score: float, values: Sequence[float] | None) -> float:
     """The scale's value next to a score, the lower of two equally near ones; the score itself where any number will do."""
     return score if values is None else min(values, key=lambda value: (abs(value - score), value))
-
-
-def _pairs(ratings: Sequence[Ratings], values: Sequence[float] | None) -> list[tuple[float, float]]:
-    return [(person, nearest_value(judge, values)) for people, judge in ratings for person in people]
-
-
-def _units(ratings: Sequence[Ratings], values: Sequence[float] | None) -> list[list[float]]:
-    return [[*people, nearest_value(judge, values)] for people, judge in ratings]
 
 
 def among(people: Sequence[Sequence[float]], level: Level) -> Statistic:
@@ -128,11 +120,21 @@ def check_confidence(
 
 
 def _with_interval(units: Sequence[T], statistic: Callable[[Sequence[T]], float | None]) -> Statistic:
-    value = statistic(units) if units else None
-    interval = bootstrap(units, statistic, resamples=RESAMPLES) if value is not None else None
-    if interval is None:
-        return Statistic(value=value)
-    return Statistic(value=value, low=interval.low, high=interval.high)
+    return _with_intervals(units, lambda own: {"": statistic(own)})[""] if units else Statistic(value=None)
+
+
+def _with_intervals(
+    units: Sequence[T], statistics: Callable[[Sequence[T]], Mapping[str, float | None]]
+) -> dict[str, Statistic]:
+    values = statistics(units)
+    wanted = [name for name, value in values.items() if value is not None]
+    intervals = bootstrap_all(units, statistics, resamples=RESAMPLES) if wanted else {}
+    found = {}
+    for name, value in values.items():
+        interval = intervals.get(name) if value is not None else None
+        low, high = interval if interval is not None else (None, None)
+        found[name] = Statistic(value=value, low=low, high=high)
+    return found
 
 
 RESAMPLES = 200

@@ -146,10 +146,18 @@ def isotonic(values: Sequence[float], weights: Sequence[float]) -> list[float]:
 def temperature(observations: Sequence[Centred]) -> Temperature:
     """The T in [1/20, 20] with the least Σ(ỹ − σ(logit(x)/T)·s̃)²: the best of a grid of log T, refined by golden sections."""
 
+    at: dict[float, tuple[list[float], list[float]]] = {}
+    for one in observations:
+        squares, products = at.setdefault(one.stated, ([], []))
+        squares.append(one.score**2)
+        products.append(one.score * one.truth)
+    sums = [(x, math.fsum(squares), math.fsum(products)) for x, (squares, products) in at.items()]
+
     def loss(log_t: float) -> float:
+        """Less Σỹ², on which T has no influence: Σ r(x)²·Σs̃² − 2r(x)·Σs̃ỹ over what is stated."""
         curve = Temperature(temperature=math.exp(log_t))
-        worth = {x: curve.at(x) for x in {one.stated for one in observations}}
-        return math.fsum((one.truth - worth[one.stated] * one.score) ** 2 for one in observations)
+        worth = [(curve.at(x), square, product) for x, square, product in sums]
+        return math.fsum(r * (r * square - 2 * product) for r, square, product in worth)
 
     reach, steps = math.log(20), 40
     grid = [reach * (2 * k / steps - 1) for k in range(steps + 1)]
