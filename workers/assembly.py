@@ -367,6 +367,7 @@ def _split_off(
     """Take the held-out pairs away from what is trained on."""
     pairs = environment.preferences
     seed = materials.spec.training.seed
+    assert config.held_out is not None
     environment.preferences, held = split_held_out(pairs, config.held_out, seed)
     if not environment.preferences:
         raise JobFailure(

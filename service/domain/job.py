@@ -247,6 +247,10 @@ def _of_evaluation(spec: JobSpec) -> Any:
         if held_out.prompts is not None:
             message = "a reward model samples nothing; it is measured on held-out pairs: name 'preferences', or algorithm.held_out"
             yield ("evaluation", "prompts"), "invalid_option", message
+        for name in ("held_out", "evaluate_every_steps"):
+            if held_out.preferences is not None and getattr(spec.algorithm, name) is not None:
+                message = f"'evaluation' says what is held out and how often it is measured; leave '{name}' out, or evaluation.preferences"
+                yield ("algorithm", name), "invalid_option", message
     else:
         fitting = ["prompts", *fitting]
     for name in named:
@@ -334,6 +338,8 @@ def _of_policy_gradients(spec: JobSpec) -> Any:
 
 DEFAULT_RATES = {"sft": 2e-5, "rejection_sampling": 2e-5, "reward_model": 1e-5}
 """Learning rates of full fine-tuning (1e-6 where nothing else is said); adapters take ten times as much."""
+DEFAULT_HELD_OUT = 0.1
+"""The share of a reward model's pairs that is held out where the job names no others."""
 
 
 def resolved(spec: JobSpec) -> JobSpec:
@@ -350,8 +356,12 @@ def resolved(spec: JobSpec) -> JobSpec:
         training["batch_size"] = spec.training.batch_size or 16
     if is_epochwise(spec.algorithm) and spec.training.steps is None:
         training["epochs"] = spec.training.epochs or 1.0
+    algorithm = spec.algorithm
+    if isinstance(algorithm, RewardModelConfig) and algorithm.held_out is None and spec.evaluation is None:
+        algorithm = algorithm.model_copy(update={"held_out": DEFAULT_HELD_OUT})
     return spec.model_copy(
         update={
+            "algorithm": algorithm,
             "rollout": spec.rollout.model_copy(update=rollout),
             "training": spec.training.model_copy(update=training),
         }

@@ -34,10 +34,11 @@ class DpoConfig(Value):
 class RewardModelConfig(Value):
     """A reward model from preferences (Bradley and Terry 1952): a scalar head on the policy's model.
 
-    `held_out` is the share of pairs that is never trained on: accuracy is measured there, and the mean and deviation of rewards
-    that turn the model's output into a score; with `evaluation.preferences` those pairs serve for it, and all others are trained on.
-    `centring` weighs (r_chosen + r_rejected)² (arXiv 2312.09244). `use_margins`: a
-    row's margin is by how much its chosen completion must win.
+    `held_out` (a tenth, if absent) is the share of pairs that is never trained on: loss and accuracy are measured there, at step 0,
+    every `evaluate_every_steps` and at the end, and the mean and deviation of rewards that turn the model's output into a score. A
+    job with `evaluation.preferences` measures on those instead, as often as `evaluation` says, and trains on all of its own pairs.
+    `centring` weighs (r_chosen + r_rejected)² (arXiv 2312.09244). `use_margins`: a row's margin is by how much its chosen completion
+    must win.
     """
 
     data_kind: ClassVar[str] = "preferences"
@@ -45,5 +46,5 @@ class RewardModelConfig(Value):
     type: Literal["reward_model"]
     centring: Annotated[float, Field(ge=0, le=10)] = 0.0
     use_margins: bool = True
-    held_out: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    held_out: Annotated[float, Field(gt=0, le=0.5)] | None = None
     evaluate_every_steps: Annotated[int, Field(ge=1)] | None = None

@@ -150,6 +150,19 @@ def test_what_does_not_fit_is_refused_in_its_place(kind, evaluation, place, said
     assert any(error["loc"][-2:] == ("evaluation", *place) for error in caught.value.errors())
 
 
+@pytest.mark.parametrize("option", [{"held_out": 0.2}, {"evaluate_every_steps": 3}])
+def test_a_reward_model_holds_out_in_one_way(option):
+    with pytest.raises(ValidationError, match=r"leave .* out, or evaluation\.preferences") as caught:
+        spec_of("reward_model", algorithm=option, evaluation={"preferences": "ds_1"})
+    (error,) = caught.value.errors()
+    assert error["loc"] == ("algorithm", *option)
+    alone = spec_of("reward_model", evaluation={"preferences": "ds_1"})
+    assert alone.algorithm.held_out is None
+    assert type(alone).model_validate(alone.model_dump(mode="json")) == alone
+    assert spec_of("reward_model").algorithm.held_out == 0.1
+    assert spec_of("reward_model", algorithm=option).algorithm.held_out == option.get("held_out", 0.1)
+
+
 def test_prompts_and_rows_may_stand_together_and_judges_of_rows_alone_need_no_budget():
     both = {"prompts": "ds_1", "demonstrations": "ds_2", "rubric": {"id": "rub_0"}}
     assert spec_of("sft", evaluation=both).evaluation.rows == "demonstrations"

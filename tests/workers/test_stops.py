@@ -162,6 +162,38 @@ def test_what_does_not_go_together_is_refused_by_the_name_of_the_field(kind, cha
     assert sentence in error["msg"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "place", "value"),
+    [
+        ("sft", "training/learning_rate", 0), ("sft", "training/learning_rate", float("nan")),
+        ("sft", "training/steps", 0), ("sft", "training/batch_size", 0), ("sft", "training/weight_decay", -0.1),
+        ("sft", "training/max_grad_norm", 0), ("sft", "training/warmup_steps", -1), ("sft", "training/min_rate", 1),
+        ("sft", "training/microbatch_tokens", 1), ("sft", "training/precision", "fp16"), ("sft", "training/seed", -1),
+        ("grpo", "rollout/group_size", 0), ("grpo", "rollout/temperature", 11), ("grpo", "rollout/max_completion_tokens", 0),
+        ("grpo", "algorithm/objective/clip_low", -0.1), ("grpo", "algorithm/objective/clip_high", -0.1),
+        ("grpo", "algorithm/kl/beta", -1), ("grpo", "algorithm/kl/estimator", "k4"), ("grpo", "algorithm/inner_epochs", 0),
+        ("grpo", "algorithm/entropy_coef", float("inf")), ("grpo", "algorithm/advantage/scale_eps", -1e-4),
+        ("ppo", "algorithm/discount", 1.1), ("ppo", "algorithm/trace", -0.1), ("trpo", "algorithm/max_kl", 0),
+        ("reinforce", "algorithm/baseline_decay", 1), ("dpo", "algorithm/beta", 0), ("dpo", "algorithm/label_smoothing", 0.5),
+        ("reward_model", "algorithm/held_out", 0.6), ("rejection_sampling", "algorithm/rounds", 0),
+        ("sft", "adapter/r", 0), ("sft", "adapter/dropout", 0.1),
+    ],
+)  # fmt: skip
+def test_a_number_out_of_range_is_refused_by_the_name_of_its_field(kind, place, value):
+    """Whatever is possible beside it: a job is refused before anything is loaded for it."""
+    block, *inner = place.split("/")
+    changes = value
+    for name in reversed(inner):
+        changes = {name: changes}
+    if block == "adapter":
+        changes = {"type": "lora", **changes}
+    with pytest.raises(ValidationError) as caught:
+        spec_of(kind, **{block: changes})
+    found = [tuple(part for part in error["loc"] if part != kind) for error in caught.value.errors()]
+    assert (block, *inner) in found
+    assert not any("unknown field" in error["msg"] for error in caught.value.errors())
+
+
 def test_what_goes_together_is_taken():
     for kind, changes in (
         ("grape", {"algorithm": {"objective": {"kind": "reinforce"}, "preset": "dr_grpo"}}),
