@@ -15,6 +15,7 @@ from service.config import Settings
 from service.jobs.feed import EventFeed
 from service.middleware import BodyLimit, RequestIds
 from service.services import Services
+from service.stopping import on_stop_signals
 from service.telemetry import Requests
 
 VERSION = "0.1.0"
@@ -27,7 +28,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.feed = EventFeed(services.database)
-        yield
+        with on_stop_signals(app.state.feed.stop):
+            yield
         await app.state.feed.close()
         await services.close()
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from service.client_base import ApiError, Corrupt, Unreachable, default_folder, find_credentials
+from service.client_base import RETRIED_STATUSES, ApiError, Corrupt, Unreachable, default_folder, find_credentials
 from service.client_downloads import DownloadCalls
 from service.client_formats import FormatCalls
 
@@ -126,6 +126,9 @@ class GrapeClient(FormatCalls, DownloadCalls):
                 with self._http.stream(
                     "GET", f"/v1/jobs/{job_id}/events", headers=headers, timeout=httpx.Timeout(40, connect=5)
                 ) as response:
+                    if response.status_code in RETRIED_STATUSES:
+                        response.read()
+                        raise httpx.RemoteProtocolError(f"HTTP {response.status_code}")
                     if not response.is_success:
                         response.read()
                         raise self._error(response)
@@ -133,6 +136,8 @@ class GrapeClient(FormatCalls, DownloadCalls):
                     for event, data in _sse(response.iter_lines()):
                         if event == "end":
                             return
+                        if "seq" not in data:  # the server is about to stop, or the key was revoked: asking again tells
+                            break
                         after_seq = data["seq"]
                         yield data
             except httpx.TransportError as error:

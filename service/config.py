@@ -40,6 +40,8 @@ class DatabaseSettings(_Group):
     url: str = "postgresql+psycopg://localhost/grape"
     migration_url: str | None = None
     pool_size: int = 10
+    idle_transaction_s: float = Field(60, gt=0)
+    """A worker that says nothing for so long in the middle of a transaction (stopped, cut off) loses it, with its locks."""
 
     @property
     def owner_url(self) -> str:
@@ -79,6 +81,14 @@ class JobsSettings(_Group):
     """Preloaded children that a training worker keeps ready; more than one is for many short jobs in a row."""
     start_method: Literal["auto", "fork", "spawn"] = "auto"
     """How children start: `fork` from a preloaded process (20 ms), `spawn` afresh (seconds; the choice of `auto` beside a GPU)."""
+    no_progress_s: float = Field(600, gt=0)
+    """A training process that shows no sign of life for so long (or for twenty of its median steps, if that is longer) is stopped:
+    its stacks go to the job's log, and the job is tried again."""
+
+    @property
+    def grace_s(self) -> float:
+        """How long after its end a lease is let be: a heartbeat that is late by little costs no attempt."""
+        return self.lease_s / 4
 
 
 class GradingSettings(_Group):

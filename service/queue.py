@@ -13,7 +13,6 @@ from collections.abc import Callable
 from celery import Celery
 from redis import Redis
 from redis.exceptions import RedisError
-from sqlalchemy.orm import Session
 
 from service.config import BrokerSettings
 from service.db.engine import Database
@@ -60,24 +59,32 @@ class Outbox:
         if not self._sending.acquire(blocking=False):
             return 0
         try:
-            with self._database.transaction() as session:
-                return self._send(session)
+            return self._send()
         except Exception as error:
             log.warning("wake-up messages wait: %s", error)
             return 0
         finally:
             self._sending.release()
 
-    def _send(self, session: Session) -> int:
-        due = session.scalars(queries.due_messages()).all()
-        if not due:
-            return 0
-        with self._celery.producer_pool.acquire(block=True, timeout=2) as producer:
-            for message in due:
-                self._celery.send_task(
-                    message.task, args=[message.subject_id], queue=message.queue, producer=producer, retry=False
-                )
-        session.execute(queries.sent([message.id for message in due]))
+    def _send(self) -> int:
+        # Marked as sent before they are: a broker that hangs must hold no lock on rows that a claim deletes.
+        with self._database.transaction() as session:
+            due = session.scalars(queries.due_messages()).all()
+            if due:
+                session.execute(queries.sent([message.id for message in due]))
+        left = [message.id for message in due]
+        try:
+            if due:
+                with self._celery.producer_pool.acquire(block=True, timeout=2) as producer:
+                    for message in due:
+                        self._celery.send_task(
+                            message.task, args=[message.subject_id], queue=message.queue, producer=producer, retry=False
+                        )
+                        left.remove(message.id)
+        finally:
+            if left:
+                with self._database.transaction() as session:
+                    session.execute(queries.unsent(left))
         return len(due)
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import IO, Any
 
 from workers.training.ports import Interrupted
+
+PULSE_S = 1.0
 
 
 class ParentGone(Exception):
@@ -24,6 +28,8 @@ class ChildEnd:
         self._sending = threading.Lock()
         self._wish = "run"
         self._news = threading.Condition()
+        self._step: int | None = None
+        self._signs = 0
 
     def send(self, message: dict[str, Any]) -> None:
         """Tell the supervisor."""
@@ -53,9 +59,26 @@ class ChildEnd:
                     self._news.notify_all()
 
         threading.Thread(target=read, name="control", daemon=True).start()
+        threading.Thread(target=self._tell_signs_of_life, name="pulse", daemon=True).start()
+
+    def stepped(self, step: int) -> None:
+        """So many optimizer steps are finished."""
+        self._step = step
+        self._signs += 1
+
+    def _tell_signs_of_life(self) -> None:
+        """Once a second, if the training thread has come by a check or finished a step since: a hang is silence."""
+        told = 0
+        with contextlib.suppress(OSError, ValueError):  # the supervisor is gone, and so are we soon
+            while True:
+                time.sleep(PULSE_S)
+                if self._signs != told:
+                    told = self._signs
+                    self.send({"type": "alive", "step": self._step})
 
     def check(self) -> None:
-        """Raise `Interrupted` if a pause or a drain is wished."""
+        """Raise `Interrupted` if a pause or a drain is wished. Being called is a sign of life."""
+        self._signs += 1
         if self._wish not in ("run", "finalize"):
             raise Interrupted(self._wish)
 

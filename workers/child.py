@@ -7,6 +7,7 @@ database itself, always under the attempt's fence. If its supervisor dies, it di
 from __future__ import annotations
 
 import errno
+import faulthandler
 import gc
 import os
 import signal
@@ -112,7 +113,9 @@ class Attempt:
         self._probe_judges(job)
         pinned = [PinnedRubrics.of(job.resolved, field) for field in ("rubric", "evaluation_rubric", "revision_rubric")]
         self.writer = RecordWriter(
-            self.held, {name: v for found in pinned if found for name, v in found.versions.items()}
+            self.held,
+            {name: v for found in pinned if found for name, v in found.versions.items()},
+            on_step=self.channel.stepped,
         )
         checkpoint = self.held.latest_checkpoint()
         resume = self.store.fetch(checkpoint.location) if checkpoint is not None else None
@@ -226,6 +229,10 @@ class Attempt:
             # A remote store that does not answer may answer the next attempt.
             if disk_is_full(error) or (isinstance(error, OSError) and not self.store.remote):
                 said = f"the checkpoint of step {state.step} cannot be written: {error}"
+                if self.job.spec.checkpoints.on_checkpoint_error == "continue" and state.step < self.job.steps:
+                    self._say(said)
+                    self.held.event("checkpoint.failed", {"step": state.step, "reason": said})
+                    return
                 raise JobFailure("storage_full", said) from error
             raise
         # What was measured at this very step; an older evaluation belongs to an older checkpoint.
@@ -317,6 +324,9 @@ def main() -> None:
 def serve(control: IO[bytes], progress_fd: int) -> None:
     """Wait for a job, run it, tell how it ended. In a forked child the imports have been done."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The job's log is standard error: a crash in C leaves its stacks there, and so does the supervisor's SIGUSR1.
+    faulthandler.enable(sys.stderr)
+    faulthandler.register(signal.SIGUSR1, sys.stderr)
     channel = ChildEnd(control, progress_fd)
     try:
         preload()

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,6 +29,41 @@ from workers.forking import Forked, can_fork, start_server
 log = logging.getLogger(__name__)
 
 LOG_LINE = 16 << 10
+OUTPUT_LIMIT = 4 << 20
+"""Characters of a child's output that wait in this process."""
+
+
+@dataclass(slots=True)
+class Output:
+    """What a child has printed and nobody has fetched yet: at most `limit` characters, beyond that lines are counted and dropped.
+
+    A child that floods its log while the database is away must not fill this process's memory.
+    """
+
+    limit: int = OUTPUT_LIMIT
+    _lines: deque[str] = field(default_factory=deque)
+    _size: int = 0
+    _dropped: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def put(self, line: str) -> None:
+        """A line, or a piece of a long one."""
+        with self._lock:
+            if self._size + len(line) > self.limit:
+                self._dropped += 1
+                return
+            self._lines.append(line)
+            self._size += len(line)
+
+    def take(self) -> str:
+        """Everything, and how much was dropped after it."""
+        with self._lock:
+            text = "".join(self._lines)
+            if self._dropped:
+                text += f"\n({self._dropped} lines were printed faster than they could be kept)\n"
+            self._lines.clear()
+            self._size = self._dropped = 0
+            return text
 
 
 @dataclass(slots=True)
@@ -36,7 +72,7 @@ class Child:
 
     process: subprocess.Popen[bytes] | Forked
     messages: queue.Queue[dict[str, Any]] = field(default_factory=queue.Queue)
-    output: queue.Queue[str] = field(default_factory=queue.Queue)
+    output: Output = field(default_factory=Output)
     ready: threading.Event = field(default_factory=threading.Event)
     started_at: str = ""
     _readers: list[threading.Thread] = field(default_factory=list)
@@ -103,6 +139,11 @@ class Child:
             self.process.stdin.flush()
         except (BrokenPipeError, OSError, ValueError):
             log.info("child %d is gone", self.pid)
+
+    def dump_stacks(self) -> None:
+        """Have it write the stacks of all its threads to its output; its handler needs no Python to run."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(self.pid, signal.SIGUSR1)
 
     def kill(self) -> None:
         """End it and everything that it has started, at once."""
@@ -204,7 +245,4 @@ class Nursery:
 
 
 def _said(child: Child) -> str:
-    lines = []
-    while not child.output.empty():
-        lines.append(child.output.get_nowait())
-    return "".join(lines[-40:])
+    return "".join(child.output.take().splitlines(keepends=True)[-40:])

@@ -30,11 +30,13 @@ class PollThread:
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="poll", daemon=True)
+        self._sender = threading.Thread(target=self._send, name="outbox", daemon=True)
         self._complained: dict[Any, str] = {}
 
     def start(self) -> None:
         """Begin polling."""
         self._thread.start()
+        self._sender.start()
 
     def wake(self) -> None:
         """There may be work."""
@@ -65,7 +67,6 @@ class PollThread:
             self.context.local_grading.start()
         while not self._stopping.is_set():
             self._attempt(self.context.claims.look_after)
-            self._attempt(self.context.outbox.flush)
             self._attempt(self._want_local)
             if "transfer" in self.queues:
                 self._attempt(self.context.registrar.register_next)
@@ -75,6 +76,12 @@ class PollThread:
             self._wake.clear()
         if "training" in self.queues:
             self.context.nursery.close()
+
+    def _send(self) -> None:
+        """The outbox, in a thread of its own: a broker that hangs must not keep this worker from claiming and reaping."""
+        while not self._stopping.is_set():
+            self._attempt(self.context.outbox.flush)
+            self._stopping.wait(self.context.settings.jobs.poll_s)
 
     def _want_local(self) -> None:
         """Under `grape up`: have the worker of local models started, once cells wait for it."""

@@ -18,11 +18,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from workers.nursery import Child, Nursery
 from workers.runs.claims import Claim, Claims
+from workers.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.5
 LOG_EVERY_S = 1.0
+DUMP_S = 1.0
+"""Time for a child that hangs to write its stacks."""
 LOG_LIMIT = 64 << 20
 """Bytes of output that are kept of one attempt."""
 
@@ -80,6 +83,11 @@ class Watch:
     _log_seq: int = 0
     _log_bytes: int = 0
     _log_due: float = 0.0
+    _unsent: str = ""
+    _watchdog: Watchdog = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._watchdog = Watchdog(self.claims.settings.no_progress_s)
 
     def until_it_ends(self, nursery: Nursery) -> None:
         """Supervise, then move the job as its end demands."""
@@ -103,6 +111,9 @@ class Watch:
         while self._ended is None and self.child.alive():
             with contextlib.suppress(queue.Empty):
                 self._hear(self.child.messages.get(timeout=TICK_S))
+            if self._ended is None and self.child.messages.empty() and self._watchdog.look():
+                self._give_up()
+                return
             try:
                 if time.monotonic() >= renew_at:
                     renew_at = time.monotonic() + self.claims.settings.heartbeat_s
@@ -117,7 +128,17 @@ class Watch:
                 # The child works on; its writes are fenced, so nothing can go wrong by waiting.
                 log.warning("database: %s", str(error).splitlines()[0])
 
+    def _give_up(self) -> None:
+        """The child hangs: its stacks go to the log, then it is killed and the attempt ends."""
+        silent_s = self._watchdog.silent_s
+        log.warning("job %s has shown no sign of life for %.0f s", self.claim.job_id, silent_s)
+        self.child.dump_stacks()
+        time.sleep(DUMP_S)
+        said = f"no sign of life for {silent_s:.0f} s; where it stood is at the end of this attempt's log"
+        self._ended = {"type": "ended", "outcome": "failed", "code": "no_progress", "message": said}
+
     def _hear(self, message: dict[str, Any]) -> None:
+        self._watchdog.hear(message)
         kind = message["type"]
         if kind == "ended":
             self._ended = message
@@ -146,18 +167,20 @@ class Watch:
         if not everything and time.monotonic() < self._log_due:
             return
         self._log_due = time.monotonic() + LOG_EVERY_S
-        lines: list[str] = []
-        while not self.child.output.empty():
-            lines.append(self.child.output.get_nowait())
-        text = "".join(lines)
-        if not text or self._log_bytes > LOG_LIMIT:
-            return
-        self._log_bytes += len(text)
-        if self._log_bytes > LOG_LIMIT:
-            text += "\n(the log of this attempt is full; nothing more is kept)\n"
+        if (
+            not self._unsent
+        ):  # else the database is away; what the child prints meanwhile waits in its own bounded place
+            self._unsent = self.child.output.take()
+            if not self._unsent or self._log_bytes > LOG_LIMIT:
+                self._unsent = ""
+                return
+            self._log_bytes += len(self._unsent)
+            if self._log_bytes > LOG_LIMIT:
+                self._unsent += "\n(the log of this attempt is full; nothing more is kept)\n"
         try:
-            self.claims.append_log(self.claim, self._log_seq, text)
+            self.claims.append_log(self.claim, self._log_seq, self._unsent)
             self._log_seq += 1
+            self._unsent = ""
         except SQLAlchemyError as error:
             log.warning("log of %s: %s", self.claim.job_id, str(error).splitlines()[0])
 

@@ -19,12 +19,21 @@ def _dumps(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def _options(name: str) -> dict[str, Any]:
+def _options(name: str, options: str = "") -> dict[str, Any]:
     return {
         "json_serializer": _dumps,
         "pool_pre_ping": True,
         "hide_parameters": True,
-        "connect_args": {"application_name": name, "connect_timeout": 5, "options": "-c timezone=UTC"},
+        "connect_args": {
+            "application_name": name,
+            "connect_timeout": 5,
+            "options": f"-c timezone=UTC {options}",
+            # A peer that has gone without a word is noticed within half a minute, not when the kernel gives up (hours).
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 4,
+            "tcp_user_timeout": 30_000,
+        },
     }
 
 
@@ -54,7 +63,10 @@ class Database:
     """A worker's pool."""
 
     def __init__(self, settings: DatabaseSettings, name: str = "grape-worker") -> None:
-        self.engine: Engine = create_engine(psycopg_url(settings.url), pool_size=8, max_overflow=16, **_options(name))
+        # Who is stopped in the middle of a transaction must not keep its locks: others take its work over.
+        idle = f"-c idle_in_transaction_session_timeout={round(settings.idle_transaction_s * 1000)}"
+        options = _options(name, idle)
+        self.engine: Engine = create_engine(psycopg_url(settings.url), pool_size=8, max_overflow=16, **options)
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:

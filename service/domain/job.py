@@ -141,10 +141,15 @@ class EvaluationSpec(Value):
 
 
 class CheckpointSpec(Value):
-    """A checkpoint every so many steps and at the last one; the newest `keep` stay, and the best one."""
+    """A checkpoint every so many steps and at the last one; the newest `keep` stay, and the best one.
+
+    `on_checkpoint_error` says what happens when one cannot be written (a full disk): the job fails as `storage_full`, or goes on
+    and says so in an event. The last one, which is the result, has to be written in either case.
+    """
 
     every_steps: Steps | None = None
     keep: Annotated[int, Field(ge=1, le=1000)] = 3
+    on_checkpoint_error: Literal["stop", "continue"] = "stop"
 
 
 class ResourceSpec(Value):

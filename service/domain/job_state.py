@@ -85,6 +85,7 @@ FAILURES: dict[str, FailureCode] = {
     "regression": FailureCode(True, False),
     "judge_unreachable": FailureCode(True, False),
     "judge_error_rate": FailureCode(True, False),
+    "no_progress": FailureCode(False, True),
     "storage_full": FailureCode(False, False),
     "max_attempts": FailureCode(False, False),
     "internal": FailureCode(False, True),

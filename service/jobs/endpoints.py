@@ -101,6 +101,7 @@ async def list_events(
     request: Request,
     session: SessionDep,
     services: ServicesDep,
+    caller: CallerDep,
     page: PageDep,
     after_seq: Seq = None,
     last_event_id: Annotated[str | None, Header()] = None,
@@ -115,7 +116,7 @@ async def list_events(
             )
         start = number
     if "text/event-stream" in request.headers.get("accept", ""):
-        stream = stream_events(services.database, request.app.state.feed, job.id, start)
+        stream = stream_events(services.database, request.app.state.feed, job.id, caller.key_id, start)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
     return await page.fetch(session, records.events(job.id, start), [JobEvent.seq], EventOut.of, lambda row: [row.seq])

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Executable, text
 from sqlalchemy.orm import Session
 
 from service.config import JobsSettings, LimitsSettings
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 REAPER_LOCK = 0x72656170  # "reap"
 MAX_BACKOFF_S = 300.0
+LAPSED = "the worker that held the job stopped renewing its lease"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +115,16 @@ class Claims:
 
     def fail(self, job_id: str, fence: int, failures: int, code: str, message: str) -> bool:
         """End an attempt that went wrong: try again after a backoff, or fail for good, as the code says."""
+        with self.database.transaction() as session:
+            return session.execute(self._failure(job_id, fence, failures, code, message)).first() is not None
+
+    def _failure(self, job_id: str, fence: int, failures: int, code: str, message: str) -> Executable:
         failure = FAILURES[code]
         error = {"code": code, "message": message}
         failures += 1
         if failure.retryable and failures < self.settings.max_attempts:
             wait = min(self.settings.retry_backoff_s * 2 ** (failures - 1), MAX_BACKOFF_S)
-            statement = queries.transition(
+            return queries.transition(
                 "retry",
                 job_id,
                 fence=fence,
@@ -128,15 +133,12 @@ class Claims:
                 values={"failures": failures, "next_run_at": queries.now() + queries.seconds(wait)},
                 end_reason=code,
             )
-        else:
-            if failure.retryable:
-                said = f"{failures} attempts failed; the last: {code}: {message}"
-                error = {"code": "max_attempts", "message": said}
-            statement = queries.transition(
-                "fail", job_id, fence=fence, values={"error": error, "failures": failures}, end_reason=code
-            )
-        with self.database.transaction() as session:
-            return session.execute(statement).first() is not None
+        if failure.retryable:
+            said = f"{failures} attempts failed; the last: {code}: {message}"
+            error = {"code": "max_attempts", "message": said}
+        return queries.transition(
+            "fail", job_id, fence=fence, values={"error": error, "failures": failures}, end_reason=code
+        )
 
     def append_log(self, claim: Claim, seq: int, text_: str) -> None:
         """A piece of the child's output."""
@@ -162,22 +164,14 @@ class Claims:
                 if not session.scalar(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": REAPER_LOCK}):
                     self._connected_since = self._connected_since or time.monotonic()
                     return
-                due = list(session.scalars(queries.due_retries()))
-                lapsed = list(session.execute(queries.lapsed()))
                 self._connected_since = self._connected_since or time.monotonic()
-                for job_id in due:
+                for job_id in session.scalars(queries.due_retries()).all():
                     session.execute(queries.transition("due", job_id))
-            if time.monotonic() - self._connected_since < self.settings.lease_s:
-                return
+                if time.monotonic() - self._connected_since < self.settings.lease_s:
+                    return
+                for job_id, fence, failures in session.execute(queries.lapsed(self.settings.grace_s)).all():
+                    log.warning("the lease of %s under fence %d has lapsed", job_id, fence)
+                    session.execute(self._failure(job_id, fence, failures, "internal", LAPSED))
         except Exception:
             self._connected_since = None
             raise
-        for job_id, fence in lapsed:
-            self._reap(job_id, fence)
-
-    def _reap(self, job_id: str, fence: int) -> None:
-        with self.database.transaction() as session:
-            job = session.get(Job, job_id)
-            failures = job.failures if job is not None else 0
-        log.warning("the lease of %s under fence %d has lapsed", job_id, fence)
-        self.fail(job_id, fence, failures, "internal", "the worker that held the job stopped renewing its lease")

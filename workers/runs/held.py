@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import delete, insert, update
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from service.db.engine import Database
@@ -66,7 +67,9 @@ def through_outage(database: Database, work: Callable[[Session], T]) -> T:
         try:
             with database.transaction() as session:
                 return work(session)
-        except (OperationalError, InterfaceError):
+        except DBAPIError as error:
+            if not (isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated):
+                raise
             if time.monotonic() > deadline:
                 raise
             time.sleep(1.0)
@@ -77,6 +80,17 @@ class HeldJob:
 
     def __init__(self, database: Database, job_id: str, fence: int) -> None:
         self.database, self.job_id, self.fence = database, job_id, fence
+        self._clock: tuple[datetime, float] | None = None
+
+    def moment(self) -> datetime:
+        """Now, by the database's clock: asked once, and counted on from there by durations of this machine."""
+        if self._clock is None:
+            self._clock = (
+                self.transact(lambda session: session.scalars(select(queries.now())).one()),
+                time.monotonic(),
+            )
+        then, at = self._clock
+        return then + timedelta(seconds=time.monotonic() - at)
 
     def transact(self, work: Callable[[Session], T]) -> T:
         """Run `work` in a transaction, again if the connection fails before the commit."""

@@ -6,8 +6,8 @@ import contextlib
 import math
 import queue
 import threading
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from service.domain.grade import Cell
@@ -25,12 +25,15 @@ LIMIT = 256
 class RecordWriter:
     """A `Recorder`: what it is given is written soon, and certainly before `flush` returns.
 
-    `rubrics`: the pinned versions by the names that groups have for them. An error of the writing thread is raised at the
-    next call.
+    `rubrics`: the pinned versions by the names that groups have for them. `on_step` hears of every finished step at once. An
+    error of the writing thread is raised at the next call.
     """
 
-    def __init__(self, held: HeldJob, rubrics: Mapping[str, dict[str, Any]]) -> None:
+    def __init__(
+        self, held: HeldJob, rubrics: Mapping[str, dict[str, Any]], on_step: Callable[[int], None] = lambda step: None
+    ) -> None:
         self._held = held
+        self._on_step = on_step
         self._rubrics = rubrics
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(LIMIT)
         self._error: BaseException | None = None
@@ -44,13 +47,14 @@ class RecordWriter:
 
     def progress(self, step: int) -> None:
         """So many optimizer steps are finished."""
+        self._on_step(step)
         self._put({"step": step})
 
     def completions(self, step: int, purpose: str, groups: Sequence[CompletionGroup]) -> None:
         """Graded and scored groups, with every number of their arithmetic."""
         completions: list[dict[str, Any]] = []
         cells: list[dict[str, Any]] = []
-        created_at = datetime.now(UTC)  # the partition key: a completion and its cells lie in the same month
+        created_at = self._held.moment()  # the partition key: a completion and its cells lie in the same month
         for position, group in enumerate(groups):
             rubric = self._rubrics[group.rubric]
             for row in completion_rows(group, position, created_at):
@@ -76,7 +80,7 @@ class RecordWriter:
         """What became of revisions; and originals and revisions as completions, each with what it is (`purpose`, and of whom)."""
         completions: list[dict[str, Any]] = []
         cells: list[dict[str, Any]] = []
-        created_at = datetime.now(UTC)
+        created_at = self._held.moment()
         for position, (group, sides) in enumerate(graded):
             rubric = self._rubrics[group.rubric]
             version = {"rubric_id": rubric["id"], "rubric_version": rubric["version"]}

@@ -12,12 +12,14 @@ from typing import Any
 
 from sqlalchemy import (
     CTE,
+    BigInteger,
     ColumnElement,
     Delete,
     Executable,
     Select,
     and_,
     case,
+    cast,
     delete,
     func,
     insert,
@@ -47,6 +49,16 @@ def seconds(value: float) -> ColumnElement[Any]:
     return func.make_interval(0, 0, 0, 0, 0, 0, value)
 
 
+def next_fence(fence: Any) -> ColumnElement[Any]:
+    """A fence above this one, and above every fence that was given out before now: milliseconds of the database's clock.
+
+    Counting alone would give a fence out a second time where a database has lost its last commits (a failover to a late
+    replica, an older copy put back), and two attempts could hold it.
+    """
+    clock = func.floor(func.extract("epoch", now()) * 1000)
+    return func.greatest(fence + 1, cast(clock, BigInteger))
+
+
 def _jsonb(value: Any) -> ColumnElement[Any]:
     return literal(value, JSONB)
 
@@ -64,9 +76,12 @@ def transition(
 ) -> Executable:
     """Move a job by `event`; returns its row with `old_status`, or no row if the move is not allowed now.
 
-    With `fence`, only the attempt that holds it may move the job. `values` sets more columns of the row.
+    With `fence`, only the attempt that holds it may move the job, and only while it holds it: one that was reaped keeps its
+    fence until the next claim, and ends nothing. `values` sets more columns of the row.
     """
     moves = TRANSITIONS[event]
+    if fence is not None:
+        moves = {old: new for old, new in moves.items() if old in HELD}
     held = _lock(job_id, tuple(moves), fence=fence, project_id=project_id)
     target = case(*[(held.c.status == old, new) for old, new in moves.items()])
     changes: dict[str, Any] = {
@@ -78,7 +93,7 @@ def transition(
         **(values or {}),
     }
     if event == "cancel":
-        changes["fence"] = Job.fence + 1
+        changes["fence"] = next_fence(Job.fence)
     if set(moves.values()) <= TERMINAL:
         changes["finished_at"] = now()
     moved = (
@@ -189,7 +204,7 @@ def claim(
         .values(
             status="starting",
             status_reason=None,
-            fence=Job.fence + 1,
+            fence=next_fence(Job.fence),
             attempt=Job.failures + 1,
             event_seq=Job.event_seq + 1,
             started_at=func.coalesce(Job.started_at, now()),
@@ -261,10 +276,10 @@ def append_event(job_id: str, fence: int, kind: str, data: Mapping[str, Any]) ->
     return select(moved.c.event_seq).add_cte(event.cte("event"))
 
 
-def lapsed(grace_s: float = 0) -> Select[str, int]:
-    """Held jobs whose lease has run out."""
+def lapsed(grace_s: float = 0) -> Select[str, int, int]:
+    """Held jobs whose lease has run out: id, fence, failures before this one."""
     return (
-        select(Job.id, Job.fence)
+        select(Job.id, Job.fence, Job.failures)
         .join(Attempt, and_(Attempt.job_id == Job.id, Attempt.fence == Job.fence))
         .where(Job.status.in_(HELD), Attempt.ended_at.is_(None), Attempt.lease_expires_at < now() - seconds(grace_s))
     )
@@ -289,6 +304,11 @@ def due_messages(limit: int = 100) -> Select[Any]:
 def sent(ids: list[str]) -> Executable:
     """Send these again only if nobody has taken up their subject in a minute."""
     return update(Outbox).where(Outbox.id.in_(ids)).values(send_at=now() + seconds(NUDGE_AGAIN_S))
+
+
+def unsent(ids: list[str]) -> Executable:
+    """The broker did not take these: they are due again soon."""
+    return update(Outbox).where(Outbox.id.in_(ids)).values(send_at=now() + seconds(1.0))
 
 
 def forget_messages(subject_id: str) -> Delete:
