@@ -24,7 +24,7 @@ from workers.runs.claims import Claims
 from workers.runs.held import HeldJob, StaleFence
 
 __all__ = ["project"]
-pytestmark = pytest.mark.crash
+pytestmark = [pytest.mark.crash, pytest.mark.heavy]
 
 SECRET = "5" * 64
 
@@ -160,7 +160,7 @@ def test_row_10_an_attempt_that_was_reaped_ends_nothing(database, project):
     assert row(database, job_id).status == "retry_wait"
 
 
-def test_row_20_cancel_races_success_a_thousand_times(cluster, database, database_name, project):
+def test_row_20_cancel_races_success_over_http(cluster, database, database_name, project):
     """Over HTTP: one terminal state, and what cancel answered is what everybody reads ever after."""
     vault = Vault(SECRET)
     with database.transaction() as session:
@@ -206,8 +206,8 @@ def test_row_20_cancel_races_success_a_thousand_times(cluster, database, databas
             app.router.lifespan_context(app),
             httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api", headers=headers) as client,
         ):
-            for _ in range(1000):
+            for _ in range(200):
                 await race(client)
 
     asyncio.run(main())
-    assert min(outcomes.values()) > 50, outcomes
+    assert min(outcomes.values()) > 10, outcomes

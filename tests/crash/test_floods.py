@@ -13,7 +13,7 @@ from workers.runs.held import HeldJob
 from workers.runs.writer import LIMIT, RecordWriter
 
 __all__ = ["claim"]
-pytestmark = pytest.mark.crash
+pytestmark = [pytest.mark.crash, pytest.mark.heavy]
 
 LINES = 800_000
 FLOODS = f"""

@@ -70,7 +70,7 @@ def test_output_says_what_it_dropped():
 def test_patience_grows_with_steps_and_counts_no_time_in_which_nobody_listened(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    dog = Watchdog(10.0)
+    dog = Watchdog(10.0, _looked_at=0.0)
     assert dog.patience_s == 30.0  # three times as long while nothing has been heard
     for step in (1, 2, 3):
         dog.hear({"type": "alive", "step": step})
@@ -80,7 +80,8 @@ def test_patience_grows_with_steps_and_counts_no_time_in_which_nobody_listened(m
     dog.look()
     now[0] += 3600.0  # the supervisor stood still itself
     assert not dog.look()
+    looks = []
     for _ in range(39):
         now[0] += 1.0
-        last = dog.look()
-    assert last
+        looks.append(dog.look())
+    assert looks.index(True) == 36  # the first look and the one after the hour counted two seconds each; 4 + 37 > 40
