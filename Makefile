@@ -10,7 +10,7 @@ export PYTHONUNBUFFERED = 1
 # Compiled bytecode saves five seconds at each start of a process that imports transformers.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo critique-loop test test-learning test-parity test-crash check format clean
+.PHONY: setup demo critique-loop test test-learning test-parity test-crash test-nemesis check format clean
 
 setup: $(STAMP)
 
@@ -46,6 +46,9 @@ test-parity: $(PEERS) ## installs the peers (TRL); loss and gradient equal their
 
 test-crash: setup ## processes, servers and disks are really killed under a running stack
 	$(BIN)/python -m pytest -m heavy --numprocesses 2 --dist loadfile $(TEST_ARGS)
+
+test-nemesis: setup ## seeded faults against a running stack, invariants over everything that was recorded
+	$(BIN)/python -m tests.nemesis --seeds 2 --seconds 40 $(NEMESIS_ARGS)
 
 check: setup ## lint, types, import contracts, the house, the compose file
 	$(BIN)/ruff check .

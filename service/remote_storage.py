@@ -11,16 +11,18 @@ import contextlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
+from datetime import datetime
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 from fsspec.core import get_filesystem_class, url_to_fs
 
 from service.config import StorageSettings
-from service.storage import ArtifactStore, blocks
+from service.storage import FOLDERS, ArtifactStore, Kept, blocks
 
 LIST = ".published.json"
 """Names and sizes of a location's files; written last, removed first."""
@@ -121,6 +123,19 @@ class RemoteStore(ArtifactStore):
             self._remove_remote(location)
         super().remove(location)
 
+    def kept(self) -> Iterator[Kept]:
+        """Every location that has files afar, uploads that were cut off too. Raises `OSError`."""
+        filesystem, prefix = self._open()
+        found: dict[str, tuple[int, float]] = {}
+        with _as_os_error(f"{self.url} cannot be listed"):
+            files = filesystem.find(f"{prefix}/projects", detail=True, refresh=True)
+        for name, entry in files.items():
+            location = _location(name.removeprefix(f"{prefix}/"))
+            if location is not None:
+                size, changed = found.get(location, (0, 0.0))
+                found[location] = size + (entry["size"] or 0), max(changed, _moment(entry))
+        return (Kept(location, *told) for location, told in sorted(found.items()))
+
     def _remove_remote(self, location: str) -> None:
         filesystem, prefix = self._open()
         with _as_os_error(f"'{location}' cannot be removed from {self.url}"):
@@ -142,6 +157,26 @@ class RemoteStore(ArtifactStore):
         except Exception as error:  # the protocol's libraries have exceptions of their own
             return f"{self.url} cannot be written: {type(error).__name__}: {error}"[:300]
         return None
+
+
+def _location(name: str) -> str | None:
+    """The location that a file below the prefix belongs to; null if it has none of the forms."""
+    parts = PurePosixPath(name).parts
+    for form in FOLDERS:
+        folder = PurePosixPath(*parts[: form.count("/") + 1])
+        if len(parts) > len(folder.parts) and folder.match(form):
+            return folder.as_posix()
+    return None
+
+
+def _moment(entry: dict[str, Any]) -> float:
+    """When an object was written, in seconds since 1970; protocols name it differently, and one that does not say is new."""
+    said = next((entry[name] for name in ("LastModified", "mtime", "created", "updated") if entry.get(name)), None)
+    if isinstance(said, datetime):
+        return said.timestamp()
+    if isinstance(said, str):
+        return datetime.fromisoformat(said).timestamp()
+    return float(said) if said is not None else time.time()
 
 
 @contextlib.contextmanager

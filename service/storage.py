@@ -6,9 +6,12 @@ what it has fetched lies below a root of the same form.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 from urllib.parse import unquote, urlsplit
@@ -16,6 +19,19 @@ from urllib.parse import unquote, urlsplit
 from service.config import StorageSettings
 
 BLOCK = 1 << 20
+DRAFT = ".tmp"
+FOLDERS = ("projects/*/jobs/*/*/*", "projects/*/models/*")
+"""The forms of a location: a job's checkpoints, by fence, and models."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A folder that a store keeps: what is published at a location, or a draft (its location ends with `.tmp`)."""
+
+    location: str
+    bytes: int
+    changed: float
+    """When it was last written, or fetched from the cache; seconds since 1970."""
 
 
 class ArtifactStore:
@@ -40,14 +56,14 @@ class ArtifactStore:
 
     def draft(self, location: str) -> Path:
         """An empty folder in which to prepare what `publish` will show at `location`."""
-        folder = self.path(location + ".tmp")
+        folder = self.path(location + DRAFT)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         return folder
 
     def publish(self, location: str) -> Path:
         """Sync the draft's files and folders, then rename: `location` is whole or absent."""
-        draft, target = self.path(location + ".tmp"), self.path(location)
+        draft, target = self.path(location + DRAFT), self.path(location)
         for folder, _, names in os.walk(draft, topdown=False):
             for name in names:
                 _sync(Path(folder) / name)
@@ -68,7 +84,22 @@ class ArtifactStore:
 
     def remove(self, location: str) -> None:
         """Take a published folder away."""
+        self.forget(location)
+
+    def forget(self, location: str) -> None:
+        """Take away what lies on this host: a published folder, a draft."""
         shutil.rmtree(self.path(location), ignore_errors=True)
+
+    def kept_here(self) -> Iterator[Kept]:
+        """Every folder below the root that has the form of a location, drafts too."""
+        for form in FOLDERS:
+            for folder in self.root.glob(form):
+                if folder.is_dir() and not folder.is_symlink():
+                    yield _kept(folder, folder.relative_to(self.root).as_posix())
+
+    def kept(self) -> Iterator[Kept]:
+        """Every folder of the store itself; what a host keeps beside it is in `kept_here`."""
+        return self.kept_here()
 
     def problem(self) -> str | None:
         """Why nothing can be stored, in a sentence; null if all is well."""
@@ -103,6 +134,16 @@ def open_store(settings: StorageSettings) -> ArtifactStore:
         raise RuntimeError(f"GRAPE_STORAGE__URL is '{settings.url}', which needs `grape-align[s3]`: {error}") from error
 
     return RemoteStore(settings)
+
+
+def _kept(folder: Path, location: str) -> Kept:
+    size, changed = 0, 0.0
+    for place in (folder, *folder.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):  # it is being moved or removed
+            found = place.lstat()
+            size += found.st_size if stat.S_ISREG(found.st_mode) else 0
+            changed = max(changed, found.st_mtime)  # files may be old; a folder's time is that of its last new entry
+    return Kept(location, size, changed)
 
 
 def _sync(path: Path) -> None:

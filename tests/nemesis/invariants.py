@@ -116,6 +116,8 @@ def one_holder_at_a_time(history: History) -> Iterator[str]:
         for earlier, later in pairwise(attempts):
             if earlier["ended_at"] is None or earlier["ended_at"] > later["started_at"]:
                 yield f"{job}: fence {later['fence']} began before {earlier['fence']} had ended"
+        if attempts[-1]["ended_at"] is None and history.jobs[job]["status"] not in HELD:
+            yield f"{job} is {history.jobs[job]['status']}, and fence {attempts[-1]['fence']} still holds it"
 
 
 def one_key_makes_one_job(history: History) -> Iterator[str]:

@@ -15,12 +15,12 @@ import signal
 import sys
 import tempfile
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from tests.integration.conftest import Bench
 from tests.support.judge import FakeJudge, verdict
-from tests.support.stack import RunningStack, wait_for
+from tests.support.stack import RunningStack
 
 PHASES = ("rollout", "grading", "update", "checkpoint")
 PLAIN = ("grpo", "reinforce", "ppo", "trpo", "rejection_sampling", "sft", "dpo", "reward_model")
@@ -89,7 +89,8 @@ class Killed:
         late = chance.uniform(0, most)
         time.sleep(late)
         for child in self.stack.pids("child"):
-            os.kill(child, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
         return f"{late * 1000:.0f} ms into it, after step {step}"
 
     @staticmethod

@@ -14,7 +14,7 @@ import httpx
 from service.domain.job_state import TERMINAL
 from tests.integration.conftest import Bench
 from tests.nemesis.blows import Nemesis, Watcher
-from tests.nemesis.clients import EventReader, Onlooker, Recorder
+from tests.nemesis.clients import AGAIN, EventReader, Onlooker, Recorder
 from tests.nemesis.history import History, Reader
 from tests.nemesis.plan import plan
 from tests.nemesis.remains import collect, run_name
@@ -74,6 +74,7 @@ class Cast:
         self.jobs = {}
         """Job id by the number of its act."""
         self.known = []
+        self.refused = []
         self.readers = []
         self.threads = []
         self.lock = threading.Lock()
@@ -95,8 +96,10 @@ class Cast:
             if act.what == "create":
                 spec = self.scene.spec(act) | {"metadata": {"key": key, "nemesis": run_name(self.plan.seed)}}
                 call = self.recorder.insist(http, "create", "/v1/jobs", key=key, body=spec)
-                assert call.answer, f"seed {self.plan.seed}: a job could not be made: {call.status} {call.error}"
-                self._made(act.job, call.job)
+                if call.answer:
+                    self._made(act.job, call.job)
+                elif call.status not in (None, *AGAIN):
+                    self.refused.append(f"the job {spec['name']} was refused: {call.status} {call.error}")
             elif act.job in self.jobs:
                 job = self.jobs[act.job]
                 self.recorder.insist(http, act.what, f"/v1/jobs/{job}/{act.what}", key=key, job=job)
@@ -125,6 +128,7 @@ def run_seed(scene, seed, seconds):
         thread.start()
     cast.play()
     nemesis.join()
+    assert not cast.refused, f"seed {seed}: {cast.refused}"
     scene.errors = 0.0
     _come_to_rest(scene, cast)
     for thread in (*cast.readers, *watchers):

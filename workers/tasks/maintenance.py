@@ -5,6 +5,7 @@ from __future__ import annotations
 from celery import shared_task
 from sqlalchemy import delete, text
 
+from service import garbage
 from service.db.queries.abilities import outdated
 from service.db.queries.cell_work import old_cells
 from service.db.queries.cells import of_finished_jobs
@@ -25,7 +26,7 @@ TRY_S = 3600
 def housekeeping() -> None:
     """Make the coming months' partitions; drop answers to old idempotency keys, batches that nobody reads any more,
     endpoints that nobody asks, what tries have taken (the judges' own totals keep it); and cells of the cache and replies of judges
-    that are old.
+    that are old. Then what attempts and caches have left behind in the artifact store.
     """
     with context().database.transaction() as session:
         session.execute(text("SELECT grape_make_partitions(:ahead)"), {"ahead": MONTHS_AHEAD})
@@ -36,3 +37,4 @@ def housekeeping() -> None:
         session.execute(of_tries_that_are_gone(TRY_S))
         session.execute(old_cells(context().settings.grading.cache_days))
         session.execute(old_replies(context().settings.grading.replies_days))
+    garbage.housekeeping(context().registrar.store, context().database, context().settings.storage)
