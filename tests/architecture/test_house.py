@@ -100,6 +100,7 @@ def test_only_settings_read_the_environment():
     assert builders == {
         "service/app.py",
         "service/db/migrate.py",
+        "service/garbage.py",
         "service/local/doctor.py",
         "service/projects/__main__.py",
         "workers/context.py",
