@@ -178,8 +178,9 @@ def events_rebuild_the_row(history: History) -> Iterator[str]:
     """I10. Replayed from the first, the events make moves that the state machine has, and end in the job's row."""
     for job, row in history.jobs.items():
         rebuilt: dict[str, Any] = {
-            "status": None, "status_reason": None, "error": None, "event_seq": 0, "fence": 0, "failures": 0, "attempt": 0,
+            "status": None, "status_reason": None, "error": None, "event_seq": 0, "failures": 0, "attempt": 0,
         }  # fmt: skip
+        claims, fences = 0, [attempt["fence"] for attempt in history.attempts.get(job, [])]
         for event in history.events.get(job, []):
             rebuilt["event_seq"] = event["seq"]
             old, new = event["data"].get("from"), event["type"].removeprefix("job.")
@@ -194,7 +195,7 @@ def events_rebuild_the_row(history: History) -> Iterator[str]:
             if old in TERMINAL:
                 yield f"{job}: event {event['seq']} moves a job that had ended"
             rebuilt["status"], rebuilt["status_reason"] = new, event["data"].get("reason")
-            rebuilt["fence"] += new in ("starting", "cancelled")
+            claims += new == "starting"
             rebuilt["failures"] = event["data"].get("failures", rebuilt["failures"])
             rebuilt["attempt"] = event["attempt"]
             if new == "failed":
@@ -204,6 +205,11 @@ def events_rebuild_the_row(history: History) -> Iterator[str]:
             said["status_reason"] = rebuilt["status_reason"]
         if said != rebuilt:
             yield f"{job}: its events say {rebuilt}, its row {said}"
+        if claims != len(fences):
+            yield f"{job}: its events tell of {claims} claims, and {len(fences)} attempts are listed"
+        last = max(fences, default=0)
+        if not (row["fence"] > last if row["status"] == "cancelled" else row["fence"] == last):
+            yield f"{job}: its fence is {row['fence']}, the last attempt's {last}, and it is {row['status']}"
 
 
 INVARIANTS: dict[str, Callable[[History], Iterator[str]]] = {

@@ -96,6 +96,7 @@ def violate(history, number):
         history.jobs["job_3"]["status"] = "running"
         history.events["job_3"] = history.readers[2].seen = EVENTS[:3]
         history.jobs["job_3"] |= {"event_seq": 3, "fence": 1, "attempt": 1}
+        history.attempts["job_3"] = [{"fence": 1, "started_at": 2.0, "ended_at": None, "resumed_from_step": None}]
     elif number == "I4":
         del history.readers[0].seen[4]
     elif number == "I5":
@@ -106,7 +107,7 @@ def violate(history, number):
         history.jobs["job_3"]["metadata"]["key"] = "k2"
         next(call for call in history.calls if call.job == "job_3").key = "k3"
     elif number == "I8":
-        history.attempts["job_1"].append({"fence": 3, "started_at": 9.1, "ended_at": 9.2, "resumed_from_step": 2})
+        history.checkpoints[0].fence = 1  # and the second attempt went on from an earlier step
     elif number == "I9":
         history.writes["job_2"].append({"at": 5.1, "fence": 1, "what": "loss"})
     elif number == "I10":
@@ -214,6 +215,13 @@ def test_a_cancel_that_is_not_final_is_found(history, what):
 def test_a_row_that_its_events_do_not_give_is_found(history, name, value):
     history.jobs["job_1"][name] = value
     assert said_of(history, "I10")
+
+
+def test_a_claim_without_an_attempt_is_found(history):
+    del history.attempts["job_1"][0]
+    assert "2 claims, and 1 attempts" in said_of(history, "I10")[0]
+    history.jobs["job_2"]["fence"] = 1  # cancel raises it above the attempt's
+    assert "the last attempt's 1" in said_of(history, "I10")[1]
 
 
 def test_events_of_a_job_that_nobody_holds_and_moves_that_do_not_exist_are_found(history):
