@@ -66,7 +66,7 @@ class Plan:
 def plan(seed: int, seconds: float) -> Plan:
     """Jobs for about two thirds of the time, wishes and faults until its end."""
     chance = random.Random(f"nemesis {seed}")
-    jobs = max(3, round(seconds / 9))
+    jobs = max(3, round(seconds / 6))
     creates = sorted(chance.uniform(0, seconds * 0.6) for _ in range(jobs))
     creates[0] = 0.0
     acts = [
@@ -76,8 +76,8 @@ def plan(seed: int, seconds: float) -> Plan:
             number,
             chance.choice(KINDS),
             {
-                "training": {"steps": chance.randint(3, 12), "seed": chance.randint(0, 99)},
-                "checkpoints": {"every_steps": chance.randint(1, 4), "keep": chance.randint(1, 3)},
+                "training": {"steps": chance.choice((4, 20, 60)), "seed": chance.randint(0, 99)},
+                "checkpoints": {"every_steps": chance.randint(2, 9), "keep": chance.randint(1, 3)},
                 "priority": chance.randint(-1, 1),
             },
             chance.random() < 0.3,
@@ -87,7 +87,7 @@ def plan(seed: int, seconds: float) -> Plan:
     for number, at in enumerate(creates):
         for _ in range(chance.choice((0, 0, 1, 1, 2, 3))):
             what = chance.choice(("cancel", "pause", "pause", "resume", "resume"))
-            acts.append(Act(chance.uniform(at, seconds), what, number, twice=chance.random() < 0.3))
+            acts.append(Act(min(seconds, at + chance.uniform(0.5, 12)), what, number, twice=chance.random() < 0.3))
     blows = []
     now = chance.uniform(2, 5)
     while now < seconds:

@@ -36,7 +36,7 @@ class Killed:
         self.stack, self.api, self.judge = stack, api, judge
         self.bench = Bench(api, stack)
         judge.answer = self._answer
-        judged = self.bench.judged(self.bench.judge(judge, concurrency=16))
+        judged = self.bench.judged(self.bench.judge(judge, concurrency=16, cache=False))
         has = {"key": "has", "weight": 2, "grader": {"type": "contains", "values": ["{{ prompt.reference }}"]}}
         self._rubrics = {True: self.bench.rubric(has, judged), False: self.bench.rubric()}
         self._rows = {name: getattr(self.bench, name)() for name in ("prompts", "preferences", "demonstrations")}
