@@ -9,6 +9,8 @@ from service.config import Settings
 from service.db.tables import Base
 
 LOCK = 0x67726170  # "grap"
+LOCK_TIMEOUT = "2s"
+"""Everybody who comes after a migration that waits for a table waits behind it: it gives up soon, and is tried again."""
 
 
 def run() -> None:
@@ -19,6 +21,7 @@ def run() -> None:
         context.configure(connection=connection, target_metadata=Base.metadata, transaction_per_migration=False)
         with context.begin_transaction():
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+            connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
             context.run_migrations()
     engine.dispose()
 

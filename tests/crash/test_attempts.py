@@ -90,7 +90,11 @@ def test_row_11_a_worker_is_cut_off_from_the_database(bench, stack, owner, judge
     judge.answer = answer
     url = stack.environment("training")["GRAPE_DATABASE__URL"]
     line = Line(urlsplit(url).port)
-    cut_off = {"GRAPE_DATABASE__URL": url.replace(f":{urlsplit(url).port}/", f":{line.port}/")}
+    cut_off = {
+        "GRAPE_DATABASE__URL": url.replace(f":{urlsplit(url).port}/", f":{line.port}/"),
+        # Cut off in the middle of a transaction, its locks go with it; as with leases, the default is a minute.
+        "GRAPE_DATABASE__IDLE_TRANSACTION_S": str(LEASE_S),
+    }
     (worker,) = stack.pids("training")
     with another_worker(stack, **cut_off):
         with stopped(worker):

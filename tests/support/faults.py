@@ -26,6 +26,34 @@ class datetime(module.datetime):
 module.datetime = datetime
 """
 
+FAILING_BACKWARD = """
+import importlib.machinery, os, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name != "torch":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        load = spec.loader.exec_module
+        def exec_module(module):
+            load(module)
+            break_backward(module)
+        spec.loader.exec_module = exec_module
+        return spec
+def break_backward(torch):
+    right, calls, done = torch.Tensor.backward, [], os.environ["FAULT_DONE"]
+    def backward(loss, *args, **options):
+        calls.append(1)
+        if len(calls) > int(os.environ["FAULT_AFTER"]) and not os.path.exists(done):
+            open(done, "w").close()
+            if os.environ["FAULT"] == "cuda":
+                raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+            loss = loss * float("nan")
+        return right(loss, *args, **options)
+    torch.Tensor.backward = backward
+sys.meta_path.insert(0, Finder())
+"""
+
 
 @contextlib.contextmanager
 def another_worker(stack, queues="training", **settings):
@@ -47,10 +75,19 @@ def another_worker(stack, queues="training", **settings):
 
 def wrong_clock(folder, seconds):
     """Settings by which a process, and what it starts, has a clock that is wrong by so many seconds."""
+    return {**_customized(folder, WRONG_CLOCK), "WRONG_CLOCK_S": str(seconds)}
+
+
+def failing_backward(folder, fault, after):
+    """Settings by which one backward pass goes wrong, after so many good ones: `nan` (its loss) or `cuda` (what a GPU's fault raises)."""
+    told = {"FAULT": fault, "FAULT_AFTER": str(after), "FAULT_DONE": str(folder / "done")}
+    return {**_customized(folder, FAILING_BACKWARD), **told}
+
+
+def _customized(folder, text):
     folder.mkdir(exist_ok=True)
-    (folder / "sitecustomize.py").write_text(WRONG_CLOCK)
-    path = os.pathsep.join([str(folder), os.getcwd()])
-    return {"PYTHONPATH": path, "WRONG_CLOCK_S": str(seconds)}
+    (folder / "sitecustomize.py").write_text(text)
+    return {"PYTHONPATH": os.pathsep.join([str(folder), os.getcwd()])}
 
 
 class Line:
