@@ -79,6 +79,8 @@ class JobsSettings(_Group):
     run_dir: Path | None = None
     waiting_children: int = Field(1, ge=1, le=16)
     """Preloaded children that a training worker keeps ready; more than one is for many short jobs in a row."""
+    processes: int | None = Field(None, ge=1, le=64)
+    """Processes of the largest job that a training worker takes; null: as many as it sees GPUs, without one as processors."""
     start_method: Literal["auto", "fork", "spawn"] = "auto"
     """How children start: `fork` from a preloaded process (20 ms), `spawn` afresh (seconds; the choice of `auto` beside a GPU)."""
     no_progress_s: float = Field(600, gt=0)

@@ -27,26 +27,25 @@ from workers.graders.local.reward import RewardScorer
 from workers.graders.local.shelf import Shelf
 from workers.graders.rubric import CategoryGrader, Desk, RubricGrader
 from workers.policy.causal import CausalPolicy
-from workers.policy.heads import add_value_model, load_reward_policy
 from workers.policy.loading import ModelFiles, Reading, load_policy, read_reading
 from workers.policy.reward import RewardPolicy
-from workers.policy.supervised import keeps_packed_apart
 from workers.prompts import read_prompt
 from workers.revisions.job import JobRevisions
 from workers.rows import read_demonstrations, read_preferences
 from workers.seeds import derive_seed
 from workers.stored import Stored, StoredRollouts, read_stored
+from workers.trained import Plan, Trained, load_trained
 from workers.training.appraisal import Appraisal
-from workers.training.checkpoint import read_trainer_state, restore
+from workers.training.checkpoint import read_trainer_state
 from workers.training.demonstration_evaluation import DemonstrationEvaluation
 from workers.training.environment import Rollouts, TrainingEnvironment
 from workers.training.evaluation import Evaluation
 from workers.training.loop import Run
-from workers.training.optim import build_optimizer
 from workers.training.pair_evaluation import PairEvaluation, split_held_out
 from workers.training.ports import Control, Recorder
 from workers.training.rounds import Rounds
 from workers.training.state import TrainerState
+from workers.training.team import Team
 from workers.types import CompletionGroup, Prompt
 
 Rows = Iterable[tuple[int, dict[str, Any]]]
@@ -70,6 +69,8 @@ class Materials:
     finalizing: Callable[[], None]
     stored: Callable[[dict[str, Any]], Stored]
     job_id: str = ""
+    team: Team | None = None
+    """The processes that train together, where there are several."""
 
 
 def assemble(materials: Materials) -> Run:
@@ -105,8 +106,8 @@ def assemble(materials: Materials) -> Run:
         )
     evaluation: Evaluation | Appraisal | None = _evaluation(materials, reading, scorer)
     _load_reward_models(materials, scorer)
-    policy = _policy(materials, algorithm)
-    optimizer = build_optimizer(policy, spec.training, algorithm.value_learning_rate) if algorithm.trains else None
+    trained = _trained(materials, algorithm)
+    policy, optimizer = trained.policy, trained.optimizer
     if grader is not None:
         environment.rollouts = (
             _cut_rollouts(materials, policy, grader)
@@ -142,33 +143,21 @@ def assemble(materials: Materials) -> Run:
         finalizing=materials.finalizing,
     )
     _warn(materials)
-    if materials.resume is not None:
-        restore(materials.resume, policy, optimizer)
     return run
 
 
-def _policy(materials: Materials, algorithm: Algorithm) -> Any:
-    """The model that is trained or sampled, with its value model if the algorithm has one."""
-    spec = materials.spec
-    common: dict[str, Any] = {
-        "adapter": spec.adapter,
-        "precision": "fp32" if algorithm.full_precision else spec.training.precision,
-        "budget": spec.training.microbatch_tokens,
-        "seed": spec.training.seed,
-        "resume": materials.resume,
-    }
-    if algorithm.model_kind == "reward":
-        return load_reward_policy(materials.files, **common)
-    policy = load_policy(materials.files, reference=algorithm.needs_reference, **common)
-    if algorithm.value_kind is not None:
-        given = {name: value for name, value in common.items() if name != "resume"}
-        add_value_model(policy, algorithm.value_kind, materials.files, **given)
-    if packs(spec.algorithm):
-        policy.packs = keeps_packed_apart(policy.model, policy.pad_id, policy.device)
-        if not policy.packs:
-            message = "this model does not keep packed examples apart, so each is run in a row of its own: slower, and as right"
-            materials.recorder.event("job.warning", {"code": "not_packed", "message": message})
-    return policy
+def _trained(materials: Materials, algorithm: Algorithm) -> Trained:
+    """The model that is trained or sampled, with its optimizer: here, or here and in the team's other processes."""
+    plan = Plan(materials.spec, materials.files, materials.resume)
+    if materials.team is not None:
+        materials.team.tell({"do": "build", **plan.to_json()})
+    trained = load_trained(plan, algorithm, materials.team)
+    if packs(materials.spec.algorithm) and not trained.policy.packs:
+        message = (
+            "this model does not keep packed examples apart, so each is run in a row of its own: slower, and as right"
+        )
+        materials.recorder.event("job.warning", {"code": "not_packed", "message": message})
+    return trained
 
 
 def _dataset(materials: Materials, data: str) -> str:

@@ -28,6 +28,7 @@ from service.queue import Bell, Outbox, celery_app
 from service.security import Vault
 from service.storage import open_store
 from workers.channel import ChildEnd, ParentGone
+from workers.launch import launch
 from workers.runs.cells import CellDesk
 from workers.runs.held import Held, HeldJob, StaleFence, model_folder
 from workers.runs.writer import RecordWriter
@@ -35,6 +36,7 @@ from workers.training.ports import Interrupted, Suspended
 
 if TYPE_CHECKING:
     from workers.policy.loading import ModelFiles
+    from workers.training.team import Team
 
 
 def preload() -> None:
@@ -65,7 +67,9 @@ def _import_all() -> None:
 class Attempt:
     """One attempt of one job."""
 
-    def __init__(self, settings: Settings, channel: ChildEnd, job_id: str, fence: int) -> None:
+    def __init__(
+        self, settings: Settings, channel: ChildEnd, job_id: str, fence: int, team: Team | None = None
+    ) -> None:
         self.settings, self.channel = settings, channel
         self.database = Database(settings.database, "grape-child")
         self.held = HeldJob(self.database, job_id, fence)
@@ -73,6 +77,7 @@ class Attempt:
         self.job: Held | None = None
         self.writer: RecordWriter | None = None
         self.report: dict[str, Any] = {}
+        self.team = team
 
     def run(self) -> dict[str, Any]:
         """Train; the message that tells the supervisor how it ended."""
@@ -145,6 +150,7 @@ class Attempt:
                 finalizing=self.channel.ask_to_finalize,
                 stored=self.held.stored,
                 job_id=self.held.job_id,
+                team=self.team,
             )
         )
         self.held.begin(checkpoint.step if checkpoint is not None else None, job.resolved)
@@ -334,6 +340,9 @@ def serve(control: IO[bytes], progress_fd: int) -> None:
         message = channel.receive()
     except (ParentGone, BrokenPipeError):
         return
+    if message.get("processes", 1) > 1:
+        launch(channel, message["job_id"], message["fence"], message["processes"])
+        os._exit(0)
     channel.follow(on_gone=lambda: os._exit(1))
     outcome = Attempt(Settings(), channel, message["job_id"], message["fence"]).run()
     sys.stdout.flush()

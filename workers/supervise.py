@@ -94,7 +94,8 @@ class Watch:
         log.info("job %s under fence %d runs in process %d", self.claim.job_id, self.claim.fence, self.child.pid)
         nursery.announce(self.child)
         try:
-            self.child.send({"job_id": self.claim.job_id, "fence": self.claim.fence})
+            claim = self.claim
+            self.child.send({"job_id": claim.job_id, "fence": claim.fence, "processes": claim.processes})
             self._supervise()
         finally:
             self.child.kill()

@@ -153,9 +153,13 @@ class CheckpointSpec(Value):
 
 
 class ResourceSpec(Value):
-    """What a worker must have to run it."""
+    """What a worker must have to run it.
 
-    processes: Literal[1] = 1
+    With several `processes` (of one machine; on GPUs each has its own) weights, gradients and moments are spread over them, and
+    every step's sequences are shared out; losses and weights are those of one process up to the order of summation.
+    """
+
+    processes: Annotated[int, Field(ge=1, le=64)] = 1
 
 
 class JobSpec(Value):
@@ -235,6 +239,8 @@ def _problems(spec: JobSpec) -> Any:
     yield from _schedule_problems(spec)
     yield from _of_policy_gradients(spec)
     yield from _of_evaluation(spec)
+    if spec.resources.processes > 1:
+        yield from _of_several_processes(spec)
 
 
 def _of_evaluation(spec: JobSpec) -> Any:
@@ -295,6 +301,31 @@ def _of_data(spec: JobSpec) -> Any:
             yield ("data", name), "missing", f"{kind} {reads} {name}; name a dataset of that kind"
         elif name != wanted and getattr(spec.data, name) is not None:
             yield ("data", name), "invalid_option", f"{kind} reads {wanted}, not {name}"
+
+
+def _of_several_processes(spec: JobSpec) -> Any:
+    """What is done in one process, and steps that are too small to be shared out."""
+    place, kind, count = ("resources", "processes"), spec.algorithm.type, spec.resources.processes
+    if isinstance(spec.algorithm, EvaluateConfig):
+        yield place, "invalid_option", "evaluate trains nothing that several processes could share; leave it at 1"
+        return
+    if isinstance(spec.algorithm, TrpoConfig):
+        message = "trpo's second derivatives need all weights in one process; leave it at 1"
+        yield place, "invalid_option", message
+    if isinstance(spec.algorithm, OnPolicyConfig) and spec.algorithm.rounds > 1:
+        message = (
+            f"{kind} keeps whole copies of the weights between rounds, in one process; leave it at 1, or rounds at 1"
+        )
+        yield place, "invalid_option", message
+    filled = resolved(spec)
+    if is_batched(spec.algorithm):
+        rows, said = filled.training.batch_size or 1, "training.batch_size"
+    else:
+        rows = (filled.rollout.group_size or 1) * filled.rollout.prompts_per_step
+        said = "rollout.prompts_per_step times group_size"
+    if rows < count:
+        message = f"a step of {rows} sequences ({said}) cannot be shared by {count} processes; ask for at most {rows}"
+        yield place, "invalid_option", message
 
 
 def _schedule_problems(spec: JobSpec) -> Any:

@@ -83,6 +83,7 @@ def test_only_settings_read_the_environment():
     allowed = {
         "service/config.py", "service/client_base.py", "service/cli/common.py", "service/cli/authoring.py", "service/local/stack.py",
         "service/local/doctor.py",
+        "workers/launch.py", "workers/rank.py",  # torchrun speaks to its processes through it
         "workers/sandbox/check.py",  # in the text of the program that looks, from behind the walls, for what it must not see
     }  # fmt: skip
     readers = {
@@ -104,6 +105,7 @@ def test_only_settings_read_the_environment():
         "service/local/doctor.py",
         "service/projects/__main__.py",
         "workers/context.py",
+        "workers/rank.py",
         "workers/child.py",
         "migrations/env.py",
     }

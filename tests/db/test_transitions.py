@@ -109,16 +109,23 @@ def test_claim_takes_the_best_fitting_job_once(database, project):
     low = submit(database, project)
     big = submit(database, project, priority=9, processes=4)
     high = submit(database, project, priority=5)
-    claims = Claims(database, JobsSettings(), LimitsSettings())
+    claims = Claims(database, JobsSettings(processes=3), LimitsSettings())
     first, second = claims.claim(), claims.claim()
     assert [first.job_id, second.job_id] == [high, low]
     assert claims.claim() is None  # the big one does not fit
     assert first.attempt == 1
     with database.transaction() as session:
+        told = "waits for a training worker that gives a job 4 processes; one that gives 3 has passed it over"
+        assert session.get_one(Job, big).status_reason.startswith(told)
+    with database.transaction() as session:
         attempt = session.get_one(Attempt, (high, first.fence))
         left = (attempt.lease_expires_at - attempt.started_at).total_seconds()
         assert left == pytest.approx(60, abs=0.5)
         assert session.scalars(select(Outbox.subject_id)).all() == [big]
+    large = Claims(database, JobsSettings(processes=4), LimitsSettings()).claim()
+    assert (large.job_id, large.processes) == (big, 4)
+    with database.transaction() as session:
+        assert session.get_one(Job, big).status_reason is None
 
 
 def test_many_workers_claim_each_job_once(database, project):

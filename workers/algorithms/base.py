@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -205,6 +206,32 @@ class Collected:
     uses: int = 1
 
 
+class Alone:
+    """One process takes the whole of a step. `workers.training.together` has the same for several."""
+
+    def step(self, batch: Batch, optimizer: torch.optim.Optimizer) -> contextlib.AbstractContextManager[None]:
+        """Around everything that a step does."""
+        return contextlib.nullcontext()
+
+    def pieces(self, policy: Policy, batch: Batch) -> Iterable[tuple[Any, float]]:
+        """What this process runs, and what its loss counts for the gradient: times the processes that it is averaged over, or 0."""
+        return ((piece, 1.0) for piece in policy.microbatches(batch))
+
+    def run(self, loss: Callable[[], LossOutput]) -> LossOutput:
+        """The forward of a piece."""
+        return loss()
+
+    def together(
+        self, total: float, sums: dict[str, tuple[float, float]]
+    ) -> tuple[float, dict[str, tuple[float, float]]]:
+        """Loss and metrics' sums over all processes."""
+        return total, sums
+
+    def clip(self, parameters: Sequence[torch.nn.Parameter], limit: float) -> float:
+        """Clip the gradient to `limit`; its norm before."""
+        return float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+
+
 class Algorithm:
     """The base: plain gradient steps on `loss`."""
 
@@ -223,6 +250,7 @@ class Algorithm:
 
     def __init__(self, spec: JobSpec) -> None:
         self.spec = spec
+        self.crew = Alone()
 
     @property
     def needs_reference(self) -> bool:
@@ -258,25 +286,30 @@ class Algorithm:
         whole step. Raises before the step, with weights and moments as they were: `JobFailure(nonfinite_loss)` if a loss or the
         gradient is not finite, `JobFailure(kl_limit)` if the policy is too far from the reference.
         """
-        optimizer.zero_grad(set_to_none=False)
-        sums: dict[str, tuple[float, float]] = {}
-        total = 0.0
-        for piece in policy.microbatches(batch):
-            output = self.loss(policy, piece)
-            total += float(output.loss.detach())
+        with self.crew.step(batch, optimizer):
+            optimizer.zero_grad(set_to_none=False)
+            sums: dict[str, tuple[float, float]] = {}
+            total = 0.0
+            for piece, factor in self.crew.pieces(policy, batch):
+                output = self.crew.run(lambda piece=piece: self.loss(policy, piece))  # type: ignore[misc]
+                (factor * output.loss).backward()
+                if factor == 0.0:
+                    continue
+                total += float(output.loss.detach())
+                for name, (value, count) in output.metrics.items():
+                    before = sums.get(name, (0.0, 0.0))
+                    sums[name] = (before[0] + value, before[1] + count)
+            total, sums = self.crew.together(total, sums)
             if not math.isfinite(total):
                 raise JobFailure("nonfinite_loss", "the loss is not finite; lower the learning rate or check the data")
-            output.loss.backward()  # type: ignore[no-untyped-call]
-            for name, (value, count) in output.metrics.items():
-                before = sums.get(name, (0.0, 0.0))
-                sums[name] = (before[0] + value, before[1] + count)
-        parameters = [p for p in policy.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.spec.training.max_grad_norm))
-        if not math.isfinite(norm):
-            raise JobFailure("nonfinite_loss", "the gradient is not finite; lower the learning rate or check the data")
-        means = {name: value / count for name, (value, count) in sums.items() if count}
-        self.check_divergence(means)
-        optimizer.step()
+            parameters = [p for p in policy.parameters() if p.grad is not None]
+            norm = self.crew.clip(parameters, self.spec.training.max_grad_norm)
+            if not math.isfinite(norm):
+                message = "the gradient is not finite; lower the learning rate or check the data"
+                raise JobFailure("nonfinite_loss", message)
+            means = {name: value / count for name, (value, count) in sums.items() if count}
+            self.check_divergence(means)
+            optimizer.step()
         return UpdateReport({"loss": total, "grad_norm": norm, **means})
 
     def check_divergence(self, means: Mapping[str, float]) -> None:

@@ -159,10 +159,11 @@ class CausalPolicy:
         options: SamplingOptions,
         on_group: Callable[[int, list[Sample]], None],
         check: Callable[[], None],
+        share: tuple[int, int] = (0, 1),
     ) -> None:
-        """Sample groups with the same weights and the same arithmetic as the update's forward."""
+        """Sample groups with the same weights and the same arithmetic as the update's forward; `share`: only a part of the rows."""
         with self._precision():
-            sample_groups(self.model, prompts, options, on_group, device=self.device, check=check)
+            sample_groups(self.model, prompts, options, on_group, device=self.device, check=check, share=share)
 
     @property
     def kind(self) -> Literal["full", "adapter"]:

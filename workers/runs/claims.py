@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Executable, text
@@ -29,6 +30,11 @@ MAX_BACKOFF_S = 300.0
 LAPSED = "the worker that held the job stopped renewing its lease"
 
 
+def processes_here() -> int:
+    """This machine's NVIDIA GPUs; without one, the processors that we may use. Torch is not asked: it is not loaded here."""
+    return max(1, len(list(Path("/dev").glob("nvidia[0-9]*"))) or len(os.sched_getaffinity(0)))
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """A job that this process holds under a fence."""
@@ -39,6 +45,7 @@ class Claim:
     attempt: int
     failures: int
     name: str
+    processes: int = 1
 
 
 @dataclass(slots=True)
@@ -52,8 +59,9 @@ class Claims:
     host: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")
     _connected_since: float | None = None
 
-    def claim(self, processes: int = 1) -> Claim | None:
-        """The best fitting queued job, held by us from now on."""
+    def claim(self) -> Claim | None:
+        """The best fitting queued job, held by us from now on. Those that ask for more processes than we give are told."""
+        processes = self.settings.processes or processes_here()
         statement = queries.claim(
             self.worker_id,
             self.host,
@@ -63,9 +71,11 @@ class Claims:
         )
         with self.database.transaction() as session:
             row = session.execute(statement).first()
+            if row is None:
+                session.execute(queries.too_large(processes))
         if row is None:
             return None
-        return Claim(row.id, row.project_id, row.fence, row.attempt, row.failures, row.name)
+        return Claim(row.id, row.project_id, row.fence, row.attempt, row.failures, row.name, row.processes)
 
     def renew(self, claim: Claim) -> bool:
         """Renew the lease; false if the job is no longer ours."""

@@ -66,11 +66,21 @@ def read_trainer_state(folder: Path) -> TrainerState:
 
 def restore(folder: Path, policy: CausalPolicy, optimizer: torch.optim.Optimizer | None) -> None:
     """Moments, a reference that has moved, random state; the weights were loaded by `load_policy(resume=…)`."""
+    restore_models(folder, policy)
+    restore_optimizer(folder, policy, optimizer)
+
+
+def restore_models(folder: Path, policy: CausalPolicy) -> None:
+    """What a policy has beside its weights, before it is split over processes."""
     if (folder / "state" / REFERENCE).exists():
         policy.put_reference(load_file(folder / "state" / REFERENCE))
     value = getattr(policy, "value", None)
     if value is not None:
         load_value_tensors(value, load_file(folder / "state" / "value.safetensors"))
+
+
+def restore_optimizer(folder: Path, policy: CausalPolicy, optimizer: torch.optim.Optimizer | None) -> None:
+    """Moments, whatever number of processes wrote them, and random state."""
     if optimizer is not None:
         load_optimizer(optimizer, policy, folder / "state" / "optimizer.safetensors")
     torch.set_rng_state(load_file(folder / "state" / "random.safetensors")["torch"])

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from service.domain.job import TrainingSpec
+from workers.training.sharding import split_like, whole
 
 STATE = ("step", "exp_avg", "exp_avg_sq")
 
@@ -23,7 +24,8 @@ def build_optimizer(policy: Any, spec: TrainingSpec, value_learning_rate: float 
     if value:
         # The schedule is one; the value model's rate keeps its ratio to the policy's.
         groups.append({"params": value, "factor": (value_learning_rate or rate) / rate})
-    fused = all(parameter.device.type == "cpu" for _, parameter in named)  # one pass over memory in place of a dozen
+    # One pass over memory in place of a dozen, where tensors are whole.
+    fused = all(p.device.type == "cpu" and not hasattr(p, "full_tensor") for _, p in named)
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.999), weight_decay=spec.weight_decay, fused=fused)
 
 
@@ -33,13 +35,13 @@ def learning_rate(spec: TrainingSpec, step: int, steps: int) -> float:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, policy: Any) -> dict[str, torch.Tensor]:
-    """The moments by parameter name, on the CPU; empty before the first step."""
+    """The moments by parameter name, on the CPU; empty before the first step. Split ones are gathered: every process has to ask."""
     tensors = {}
     for name, parameter in policy.named_parameters():
         state = optimizer.state.get(parameter, {})
         for kind in STATE:
             if kind in state:
-                tensors[f"{kind}.{name}"] = state[kind].detach().cpu().contiguous()
+                tensors[f"{kind}.{name}"] = whole(state[kind].detach()).cpu().contiguous()
     return tensors
 
 
@@ -49,15 +51,16 @@ def put_optimizer_tensors(optimizer: torch.optim.Optimizer, policy: Any, tensors
         found = {kind: tensors[f"{kind}.{name}"].clone() for kind in STATE if f"{kind}.{name}" in tensors}
         if found:
             optimizer.state[parameter] = {
-                kind: value if kind == "step" else value.to(parameter.device) for kind, value in found.items()
+                kind: value if kind == "step" else split_like(value, parameter) for kind, value in found.items()
             }
         else:
             optimizer.state.pop(parameter, None)
 
 
 def save_optimizer(optimizer: torch.optim.Optimizer, policy: Any, path: Path) -> None:
-    """The moments as safetensors."""
-    save_file(optimizer_tensors(optimizer, policy), path)
+    """The moments as safetensors, whole: any number of processes can go on from them."""
+    gathered = getattr(policy, "moments", None)  # of a policy that is split over processes
+    save_file(gathered(optimizer) if gathered is not None else optimizer_tensors(optimizer, policy), path)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, policy: Any, path: Path) -> None:

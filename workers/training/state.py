@@ -63,7 +63,7 @@ class TrainerState:
             "reward_average": list(self.reward_average),
             "reference": {key: list(value) for key, value in self.reference.items()},
             "skipped_in_a_row": self.skipped_in_a_row,
-            "batch": _batch_to_json(self.batch) if self.uses_left else None,
+            "batch": batch_to_json(self.batch) if self.uses_left else None,
             "uses": self.uses,
             "uses_left": self.uses_left,
             "collected": self.collected if self.uses_left else {},
@@ -87,7 +87,7 @@ class TrainerState:
             reward_average=(data["reward_average"][0], data["reward_average"][1]),
             reference={key: (chosen, rejected) for key, (chosen, rejected) in data["reference"].items()},
             skipped_in_a_row=data.get("skipped_in_a_row", 0),  # a checkpoint of an earlier release does not say
-            batch=_batch_from_json(data["batch"]),
+            batch=batch_from_json(data["batch"]),
             uses=data["uses"],
             uses_left=data["uses_left"],
             collected=dict(data["collected"]),
@@ -101,14 +101,16 @@ _KINDS: dict[str, type[Any]] = {
 }
 
 
-def _batch_to_json(batch: Batch | None) -> dict[str, Any] | None:
+def batch_to_json(batch: Batch | None) -> dict[str, Any] | None:
+    """A batch as JSON values."""
     if batch is None:
         return None
     kind = next(name for name, known in _KINDS.items() if isinstance(batch, known))
     return {"kind": kind, **asdict(batch)}
 
 
-def _batch_from_json(data: dict[str, Any] | None) -> Batch | None:
+def batch_from_json(data: dict[str, Any] | None) -> Batch | None:
+    """The batch again."""
     if data is None:
         return None
     fields = {name: value for name, value in data.items() if name != "kind"}

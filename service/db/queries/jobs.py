@@ -230,6 +230,19 @@ def claim(
     return select(moved).add_cte(event.cte("event"), attempt.cte("attempt"), unsent.cte("unsent"))
 
 
+def too_large(processes: int) -> Executable:
+    """Tell queued jobs that nobody has told yet that a worker which gives so many processes has passed them over."""
+    reason = func.concat(
+        "waits for a training worker that gives a job ", Job.processes, f" processes; one that gives {processes} has passed it over",
+        " (GRAPE_JOBS__PROCESSES)",
+    )  # fmt: skip
+    return (
+        update(Job)
+        .where(Job.status == "queued", Job.processes > processes, Job.status_reason.is_(None))
+        .values(status_reason=reason)
+    )
+
+
 def heartbeat(job_id: str, fence: int, lease_s: float) -> Executable:
     """Renew the lease of a held job; no row means that it is lost."""
     return (

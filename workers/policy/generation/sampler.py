@@ -108,16 +108,23 @@ def sample_groups(
     *,
     device: torch.device,
     check: Callable[[], None] = lambda: None,
+    share: tuple[int, int] = (0, 1),
 ) -> None:
     """Sample `group_size` completions of each prompt; `on_group(k, samples)` as soon as prompt k's group is whole.
 
-    `check` is called at every position and may raise to interrupt.
+    `check` is called at every position and may raise to interrupt. `share` (k, n): only the k-th of n parts of the rows, with
+    the random numbers that they have among all; then a group may come in parts, each with its samples in order.
     """
     at_once = max(1, MAX_ROWS // options.group_size)
+    part, parts = share
     for start in range(0, len(prompts), at_once):
         chunk = prompts[start : start + at_once]
+        rows = len(chunk) * options.group_size
+        own = range(part * rows // parts, (part + 1) * rows // parts)
+        if not own:
+            continue
         with torch.no_grad():  # in inference mode autocast would convert the weights anew for every token
-            _Decoding(model, chunk, options, on_group, start=start, device=device, check=check).run()
+            _Decoding(model, chunk, options, on_group, start=start, device=device, check=check, own=own).run()
 
 
 class _Decoding:
@@ -133,32 +140,37 @@ class _Decoding:
         start: int,
         device: torch.device,
         check: Callable[[], None],
+        own: range,
     ) -> None:
         self.model, self.options, self.device, self.start = model, options, device, start
         self.on_group, self.check = on_group, check
         self.size = options.group_size
         self.rows = len(prompts) * self.size
-        self.prompts = prompts
+        self.own = own
+        self.first = own[0] // self.size  # no prompt before it, and none after the last row's, is run
+        self.prompts = prompts[self.first : own[-1] // self.size + 1]
         self.tokens = torch.zeros((self.rows, options.max_tokens), dtype=torch.long, device=device)
         self.logprobs = torch.zeros((self.rows, options.max_tokens), dtype=torch.float32, device=device)
         self.top: list[list[list[tuple[int, float]]]] = [[] for _ in range(self.rows)] if options.top else []
         self.samples: list[Sample | None] = [None] * self.rows
-        self.missing = [self.size] * len(prompts)
-        own = options.limits[start * self.size :][: self.rows] if options.limits is not None else None
-        self.limits = torch.tensor(own, device=device) if own is not None else None
+        self.missing = [0] * len(prompts)
+        for row in own:
+            self.missing[row // self.size] += 1
+        limits = options.limits[start * self.size :][: self.rows] if options.limits is not None else None
+        self.limits = torch.tensor(limits, device=device) if limits is not None else None
         self.eos = torch.tensor(list(options.eos_ids), device=device)
         self.generator = torch.Generator().manual_seed((options.seed + start) % (1 << 63))
 
     def run(self) -> None:
         """Decode until every row has ended."""
         cache, logits, prompt_mask = prefill(self.model, self.prompts, self.options.pad_id, self.device)
-        held = torch.arange(self.rows, device=self.device)
-        owner = held // self.size
+        held = torch.tensor(list(self.own), device=self.device)
+        owner = held // self.size - self.first
         wide = reads_wide(self.model, cache, self.device)
         cache = spread(cache, owner, self.options.max_tokens, wide=wide)
         logits, mask = logits[owner], prompt_mask[owner]
         lengths = mask.sum(-1, keepdim=True)
-        going = torch.arange(self.rows, device=self.device)  # which of the held rows have not ended
+        going = torch.arange(len(held), device=self.device)  # which of the held rows have not ended
         options = self.options
         for position in range(options.max_tokens):
             self.check()
