@@ -23,6 +23,7 @@ from service.domain.objective import PolicyGradientConfig
 from service.domain.pinned import ANY_CATEGORY
 from service.domain.policy_gradient import TrpoConfig
 from service.domain.preference import RewardModelConfig
+from service.domain.resources import ResourceSpec
 from service.domain.rubric import RubricRef
 from service.domain.schedule import ScheduleSpec
 from service.domain.spending import JudgeBudget
@@ -150,16 +151,6 @@ class CheckpointSpec(Value):
     every_steps: Steps | None = None
     keep: Annotated[int, Field(ge=1, le=1000)] = 3
     on_checkpoint_error: Literal["stop", "continue"] = "stop"
-
-
-class ResourceSpec(Value):
-    """What a worker must have to run it.
-
-    With several `processes` (of one machine; on GPUs each has its own) weights, gradients and moments are spread over them, and
-    every step's sequences are shared out; losses and weights are those of one process up to the order of summation.
-    """
-
-    processes: Annotated[int, Field(ge=1, le=64)] = 1
 
 
 class JobSpec(Value):
@@ -310,13 +301,18 @@ def _of_several_processes(spec: JobSpec) -> Any:
         yield place, "invalid_option", "evaluate trains nothing that several processes could share; leave it at 1"
         return
     if isinstance(spec.algorithm, TrpoConfig):
-        message = "trpo's second derivatives need all weights in one process; leave it at 1"
-        yield place, "invalid_option", message
+        yield place, "invalid_option", "trpo's second derivatives need all weights in one process; leave it at 1"
     if isinstance(spec.algorithm, OnPolicyConfig) and spec.algorithm.rounds > 1:
         message = (
             f"{kind} keeps whole copies of the weights between rounds, in one process; leave it at 1, or rounds at 1"
         )
         yield place, "invalid_option", message
+    if getattr(spec.algorithm, "revision", None) is not None:
+        yield (
+            place,
+            "invalid_option",
+            "algorithm.revision samples in one process; leave it at 1, or revise on stored completions",
+        )
     filled = resolved(spec)
     if is_batched(spec.algorithm):
         rows, said = filled.training.batch_size or 1, "training.batch_size"

@@ -30,6 +30,7 @@ def body(kind, processes, **changes):
             body("grape", 7, rollout={"group_size": 3, "prompts_per_step": 2}),
             "a step of 6 sequences .* cannot be shared by 7 processes; ask for at most 6",
         ),
+        (body("grape", 2, algorithm={"revision": {"uses": ["pairs"]}}), "algorithm.revision samples in one process"),
         (body("sft", 17), r"a step of 16 sequences \(training.batch_size\)"),
         (body("sft", 0), "greater than or equal to 1"),
         (body("sft", 65), "less than or equal to 64"),

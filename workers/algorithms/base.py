@@ -292,7 +292,7 @@ class Algorithm:
             total = 0.0
             for piece, factor in self.crew.pieces(policy, batch):
                 output = self.crew.run(lambda piece=piece: self.loss(policy, piece))  # type: ignore[misc]
-                (factor * output.loss).backward()
+                (factor * output.loss).backward()  # type: ignore[no-untyped-call]
                 if factor == 0.0:
                     continue
                 total += float(output.loss.detach())
