@@ -28,7 +28,7 @@ def told(**said): print(json.dumps(said), flush=True)
 first, cold = taken()
 first.send({"wish": "run"})  # no job: it ends with a traceback and an exit code of its own
 first.wait(20)
-told(code=first.wait(), output=first.output.queue and "".join(first.output.queue), imports=cold)
+told(code=first.wait(), output=first.output.take(), imports=cold)
 second, _ = taken()
 time.sleep(1)
 third, warm = taken()

@@ -16,7 +16,7 @@ from workers.graders.rubric import CategoryGrader, RubricGrader
 from workers.policy.loading import Reading
 from workers.revisions.job import JobRevisions
 from workers.training.environment import Rollouts
-from workers.training.state import _batch_from_json, _batch_to_json
+from workers.training.state import batch_from_json, batch_to_json
 from workers.types import Completion, CompletionGroup, Prompt, RevisedSample
 
 # The golden case of grape.md §5: shares (2, .8, .3)/3.1, R = (.793548, .270968, .912903, .125806).
@@ -93,7 +93,7 @@ def test_a_revision_enters_the_update_with_its_own_weight(tiny_folder, load, imp
     (-(torch.tensor(done.weights_B_T[row]) * advantage * logprobs).sum() / done.tokens_in_step).backward()
     mine = torch.cat([p.grad.flatten() for p in policy.parameters()])
     assert torch.allclose(gradient(policy, algorithm, only), mine, atol=1e-6)
-    assert _batch_from_json(_batch_to_json(done)) == done
+    assert batch_from_json(batch_to_json(done)) == done
 
 
 def test_without_revisions_nothing_is_different(tiny_folder, load):
