@@ -50,9 +50,7 @@ class Forked:
         output_out, output = context.Pipe(duplex=False)
         progress_out, progress = context.Pipe(duplex=False)
         # A daemon, so that a worker that ends does not wait for it.
-        self._process: ForkServerProcess = context.Process(
-            target=begin, args=(control, output, progress, os.getpid()), daemon=True
-        )
+        self._process: ForkServerProcess = context.Process(target=begin, args=(control, output, progress), daemon=True)
         self._process.start()
         for end in (control, output, progress):
             end.close()
@@ -86,10 +84,12 @@ def _file(connection: Connection, mode: str) -> IO[bytes]:
     return stream
 
 
-def begin(control: Connection, output: Connection, progress: Connection, supervisor: int) -> None:
+def begin(control: Connection, output: Connection, progress: Connection) -> None:
     """In the child: a session of its own, output where the supervisor reads it, and death with the server."""
+    from workers.preloaded import SERVER
+
     os.setsid()
-    die_with_parent(signal.SIGKILL, os.getppid())
+    die_with_parent(signal.SIGKILL, SERVER)
     for descriptor in (1, 2):
         os.dup2(output.fileno(), descriptor)
     output.close()

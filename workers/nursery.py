@@ -149,10 +149,8 @@ class Child:
         """End it and everything that it has started, at once."""
         try:
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        except PermissionError:
-            self.process.kill()
+        except (ProcessLookupError, PermissionError):
+            self.process.kill()  # it has no session of its own yet, or is gone
 
     def wait(self, timeout_s: float = 10) -> int:
         """Its exit code, once everything that it said has been read."""

@@ -8,5 +8,8 @@ import signal
 from service.lifeline import die_with_parent
 from workers.child import preload
 
+SERVER = os.getpid()
+"""The fork server's process id, also in its children."""
+
 die_with_parent(signal.SIGKILL, os.getppid())
 preload()
