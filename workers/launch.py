@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import socket
 import sys
 import tempfile
@@ -125,7 +126,8 @@ def launch(channel: ChildEnd, job_id: str, fence: int, processes: int) -> None:
 def verdict(said: list[dict[str, Any]], codes: dict[int, int]) -> dict[str, Any]:
     """How an attempt failed: a rank that was killed says nothing, and what the others say then only follows from it."""
     ended = {"type": "ended", "outcome": "failed"}
-    killed = sorted(rank for rank, code in codes.items() if code < 0)
+    # Once one has ended, the agent itself ends the others by SIGTERM: that is never the cause.
+    killed = sorted(rank for rank, code in codes.items() if code < 0 and code != -signal.SIGTERM)
     if killed:
         rank, code = killed[0], codes[killed[0]]
         if code == -9:
