@@ -7,6 +7,8 @@ is lost ends the attempt, and the next attempt begins at the last checkpoint.
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import json
 import os
 import queue
@@ -34,6 +36,7 @@ class Relay:
         self._listener.bind(str(self.path))
         self._listener.listen()
         self._lock = threading.Lock()
+        self._pids: list[int] = []
         self._leader: socket.socket | None = None
         self._wish: bytes | None = None
 
@@ -52,6 +55,7 @@ class Relay:
             for line in lines:
                 message = json.loads(line)
                 if message["type"] == "rank":
+                    self._pids.append(message["pid"])
                     if message["rank"] == 0:
                         with self._lock:
                             self._leader = connection
@@ -62,6 +66,12 @@ class Relay:
                         self.channel.send(message)
                 else:
                     self.channel.send(message)
+
+    def dump_stacks(self) -> None:
+        """Have every rank write where it stands to the job's log, as a single child does when it is thought to hang."""
+        for pid in self._pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGUSR1)
 
     def _wishes(self) -> None:
         while True:
@@ -91,6 +101,8 @@ def launch(channel: ChildEnd, job_id: str, fence: int, processes: int) -> None:
     with tempfile.TemporaryDirectory(prefix="grape-ranks-") as name:
         relay = Relay(channel, Path(name))
         relay.start()
+        faulthandler.unregister(signal.SIGUSR1)
+        signal.signal(signal.SIGUSR1, lambda *_: relay.dump_stacks())
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,

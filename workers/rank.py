@@ -6,6 +6,7 @@ neither the database nor the supervisor, and die with the process that started t
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import socket
@@ -22,13 +23,14 @@ def main() -> None:
     """Run the attempt, or follow the one that does."""
     path, parent, job_id, fence = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
     die_with_parent(signal.SIGKILL, parent)
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, signal.SIG_IGN if signum == signal.SIGINT else signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable(sys.stderr)
+    faulthandler.register(signal.SIGUSR1, sys.stderr)
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(path)
     channel = ChildEnd(connection.makefile("rb"), os.dup(connection.fileno()))
     rank = int(os.environ["RANK"])
-    channel.send({"type": "rank", "rank": rank})
+    channel.send({"type": "rank", "rank": rank, "pid": os.getpid()})
     channel.follow(on_gone=lambda: os._exit(1))
     preload()
     from workers.training.team import Team

@@ -9,9 +9,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from tests.support import ranks
+from workers.policy import ragged
 
 KINDS = {
     "sft": {"kind": "sft"},
@@ -23,7 +25,11 @@ KINDS = {
     "reward_model adapter": {"kind": "reward_model", "spec": {"adapter": {"type": "lora", "r": 4}}},
     "grape": {"kind": "grape", "evaluate": True},
     "grape kl": {"kind": "grape", "reference": True, "spec": {"algorithm": {"kl": {"beta": 0.1}, "entropy_coef": 0.01}}},
-    "grape padded": {"kind": "grape", "model": "gpt2"},
+    "grape tied": {"kind": "grape", "model": "gpt2"},
+    "grape padded": {"kind": "grape", "model": "windowed", "budget": 8,
+                     "spec": {"rollout": {"group_size": 8, "prompts_per_step": 6, "max_completion_tokens": 8}}},
+    "dpo padded": {"kind": "dpo", "model": "windowed"},
+    "ppo padded": {"kind": "ppo", "model": "windowed", "budget": 8, "value": "separate", "reference": True},
     "grpo adapter": {
         "kind": "grpo",
         "spec": {"adapter": {"type": "lora", "r": 4}, "algorithm": {"kl": {"beta": 0.1}, "inner_epochs": 2}},
@@ -49,7 +55,26 @@ def torchrun(folder, plan, place):
 
 
 @pytest.fixture(scope="module")
-def places(tiny_folder, gpt2_folder, tmp_path_factory):
+def windowed_folder(tiny_folder, tmp_path_factory):
+    """Attention that looks at a few tokens: such a model is run padded, a prompt first and its completions after it, if they have more
+    than one token. So how often a layer runs is not the same in all processes."""
+    from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
+
+    folder = tmp_path_factory.mktemp("windowed")
+    torch.manual_seed(2)
+    config = MistralConfig(
+        vocab_size=29, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        max_position_embeddings=64, sliding_window=6, bos_token_id=1, eos_token_id=1, pad_token_id=0,
+    )  # fmt: skip
+    model = MistralForCausalLM(config)
+    assert not ragged.takes_ragged(model.eval())
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_folder).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def places(tiny_folder, gpt2_folder, windowed_folder, tmp_path_factory):
     """Every case, run straight by one process and by two, and from the other's checkpoint of step 2."""
     place = tmp_path_factory.mktemp("ranks")
 
@@ -60,8 +85,8 @@ def places(tiny_folder, gpt2_folder, tmp_path_factory):
             "checkpoints": {"every_steps": 2},
             **found.get("spec", {}),
         }
-        if found.get("model") == "gpt2":
-            found["model"] = str(gpt2_folder)
+        if "model" in found:
+            found["model"] = str({"gpt2": gpt2_folder, "windowed": windowed_folder}[found["model"]])
         os.makedirs(found["out"])
         return found
 
